@@ -1,0 +1,120 @@
+"""The building blocks of Figure 5 and the shortcuts of Section 3.3 (arXiv 1512.03385)."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+ModuleDef = Callable[..., Any]
+
+
+class Shortcut(nn.Module):
+    """The way past a block: the identity, or what stands in for it where the shape changes.
+
+    Parameters: {"conv", "bn"} where it is a projection, none where it is not.
+
+    Attributes:
+        option: "A", the identity, strided and with zeros for the channels that the input lacks,
+            half of them before and half behind; "B", a 1x1 projection where the shape changes;
+            "C", a 1x1 projection everywhere.
+        conv: builds a convolution from (features, kernel_size, stride).
+        norm: builds a normalisation.
+        features: number of output channels.
+        stride: step in height and width.
+    """
+
+    option: str
+    conv: ModuleDef
+    norm: ModuleDef
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
+        """Returns the input in the shape of the block's output."""
+        changes_shape = self.stride != 1 or x.shape[-1] != self.features
+        if self.option == "C" or (self.option == "B" and changes_shape):
+            return self.norm(name="bn")(self.conv(self.features, 1, self.stride, name="conv")(x))
+        missing = self.features - x.shape[-1]
+        before = missing // 2
+        x = x[:, :: self.stride, :: self.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut past them (Figure 5, left).
+
+    Attributes:
+        conv: builds a convolution from (features, kernel_size, stride).
+        norm: builds a normalisation.
+        last_norm: builds the normalisation before the addition.
+        shortcut: builds a shortcut from (features, stride); None makes the block plain.
+        width: number of channels.
+        stride: step of the first convolution in height and width.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    conv: ModuleDef
+    norm: ModuleDef
+    last_norm: ModuleDef
+    shortcut: ModuleDef | None
+    width: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 width"]:
+        """Returns the block's output, after the last activation."""
+        y = self.conv(self.width, 3, self.stride, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y))
+        y = self.conv(self.width, 3, name="conv2")(y)
+        y = self.last_norm(name="bn2")(y)
+        if self.shortcut is not None:
+            y = y + self.shortcut(features=self.width, stride=self.stride, name="shortcut")(x)
+        return nn.relu(y)
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut past them (Figure 5, right).
+
+    Attributes:
+        conv: builds a convolution from (features, kernel_size, stride, groups=...).
+        norm: builds a normalisation.
+        last_norm: builds the normalisation before the addition.
+        shortcut: builds a shortcut from (features, stride); None makes the block plain.
+        width: number of channels of the bottleneck in the paper's nets; four times as many leave.
+        stride: step of the 3x3 convolution in height and width.
+        groups: number of groups of the 3x3 convolution (ResNeXt's cardinality).
+        width_per_group: the bottleneck has width * width_per_group / 64 channels in every group.
+        stride_on_first: puts the stride on the first 1x1 convolution, as the paper does.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    conv: ModuleDef
+    norm: ModuleDef
+    last_norm: ModuleDef
+    shortcut: ModuleDef | None
+    width: int
+    stride: int
+    groups: int = 1
+    width_per_group: int = 64
+    stride_on_first: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 4*width"]:
+        """Returns the block's output, after the last activation."""
+        inner = self.width * self.width_per_group // 64 * self.groups
+        features = self.width * self.expansion
+        stride1, stride2 = (self.stride, 1) if self.stride_on_first else (1, self.stride)
+        y = self.conv(inner, 1, stride1, name="conv1")(x)
+        y = nn.relu(self.norm(name="bn1")(y))
+        y = self.conv(inner, 3, stride2, groups=self.groups, name="conv2")(y)
+        y = nn.relu(self.norm(name="bn2")(y))
+        y = self.conv(features, 1, name="conv3")(y)
+        y = self.last_norm(name="bn3")(y)
+        if self.shortcut is not None:
+            y = y + self.shortcut(features=features, stride=self.stride, name="shortcut")(x)
+        return nn.relu(y)

@@ -1,0 +1,61 @@
+"""Convolution and max pooling with PyTorch's padding."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# He's, by fan-out: it keeps the scale of the gradients from layer to layer.
+kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """Convolution without bias, padded as `torch.nn.Conv2d(padding=dilation * (k // 2))`.
+
+    The padding is the same on all sides. XLA's "SAME" is not: with a stride of two and an even
+    size it pads less before than after, and weights from PyTorch give other logits.
+
+    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by its fan-out.
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: height and width k of the kernel, odd.
+        stride: step of the window in height and width.
+        dilation: distance between the kernel's taps.
+        groups: number of groups that the channels are split into.
+        dtype: type to compute in; by default what the input and the kernel promote to.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
+        """Returns the convolved input."""
+        size = self.kernel_size
+        shape = (size, size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        padding = self.dilation * (size // 2)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=[(padding, padding)] * 2,
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+
+
+def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """Returns the maxima of 3x3 windows two apart, as `torch.nn.MaxPool2d(3, 2, padding=1)`.
+
+    The padding never wins, whatever the sign of the input.
+    """
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
