@@ -1,0 +1,24 @@
+"""Images and labels: sources, transforms and the loader.
+
+A source (`open_source`) holds images and labels, a transform makes an image ready, and the loader
+cuts batches: `train_batches` with `train_iterator`, `eval_batches`.
+"""
+
+from .errors import DataError as DataError
+from .loader import Batch as Batch
+from .loader import EvalBatch as EvalBatch
+from .loader import EvalBatches as EvalBatches
+from .loader import eval_batches as eval_batches
+from .loader import pixel_mean as pixel_mean
+from .loader import train_batches as train_batches
+from .loader import train_iterator as train_iterator
+from .sources import BUNDLED as BUNDLED
+from .sources import ArraySource as ArraySource
+from .sources import Example as Example
+from .sources import RecordSource as RecordSource
+from .sources import Source as Source
+from .sources import open_source as open_source
+from .transforms import AUGMENTATIONS as AUGMENTATIONS
+from .transforms import Transform as Transform
+from .transforms import eval_transform as eval_transform
+from .transforms import train_transform as train_transform

@@ -1,0 +1,21 @@
+"""The exception of this room."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """A data set, a split, an augmentation or a batch size that cannot be used.
+
+    The message is one line of less than 300 characters that names what is wrong and what to do.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) < 300 else line[:296] + "...")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the known name nearest to `name`, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
