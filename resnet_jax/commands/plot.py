@@ -1,0 +1,50 @@
+"""Draw the error curves of one or more runs in one picture."""
+
+from pathlib import Path
+from typing import Any
+
+from ..training import records
+from . import door
+
+
+def main(argv: list[str]) -> None:
+    """Runs `python -m resnet_jax plot DIR... --output FILE.png`.
+
+    Args:
+      argv: the arguments after `plot`.
+
+    Raises:
+      door.UsageError: a folder holds no metrics, or the picture cannot be written as asked.
+    """
+    parser = door.ArgumentParser(prog="python -m resnet_jax plot", description=__doc__)
+    parser.add_argument(
+        "workdir", nargs="+", type=Path, metavar="DIR", help="a run's work directory"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.png", help="the picture to write"
+    )
+    arguments = parser.parse_args(argv)
+    if not arguments.output.parent.is_dir():
+        raise door.UsageError(f"there is no folder {arguments.output.parent}; make it first")
+
+    names = [workdir.resolve().name for workdir in arguments.workdir]
+    if len(set(names)) < len(names):
+        names = [str(workdir) for workdir in arguments.workdir]
+    runs = {name: _read(workdir) for name, workdir in zip(names, arguments.workdir, strict=True)}
+    try:
+        records.plot_curves(runs, arguments.output)
+    except ValueError as error:
+        raise door.UsageError(f"cannot draw {arguments.output}: {error}") from error
+    print(arguments.output)
+
+
+def _read(workdir: Path) -> list[dict[str, Any]]:
+    try:
+        metrics = records.read_metrics(workdir)
+    except OSError as error:
+        raise door.UsageError(
+            f"cannot read {error.filename}: {error.strerror}; give a work directory of train.py"
+        ) from error
+    if not metrics:
+        raise door.UsageError(f"{workdir} holds no metrics yet; wait for the first log line")
+    return metrics
