@@ -12,6 +12,9 @@ from .loader import eval_batches as eval_batches
 from .loader import pixel_mean as pixel_mean
 from .loader import train_batches as train_batches
 from .loader import train_iterator as train_iterator
+from .normalization import PREPROCESSES as PREPROCESSES
+from .normalization import Normalization as Normalization
+from .normalization import make_normalization as make_normalization
 from .sources import BUNDLED as BUNDLED
 from .sources import ArraySource as ArraySource
 from .sources import Example as Example

@@ -1,0 +1,49 @@
+"""Devices: the mesh, what is replicated on it and what is split over it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA_AXIS = "data"
+"""Name of the one mesh axis: the batch is split over it, everything else is replicated."""
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a one-dimensional mesh, axis `"data"`, over `devices` (by default all devices of all hosts)."""
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_over_batch(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array whose first axis is divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every array of `tree` on every device of `mesh`."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits this host's part of a batch over this host's devices.
+
+    Args:
+      batch: arrays `[n, ...]`, the same `n` on every host, a multiple of the host's device count.
+      mesh: the mesh of all hosts.
+
+    Returns:
+      Global arrays `[n * hosts, ...]`, split along their first axis; the copy to the device is
+      under way when this returns, not waited for.
+    """
+    sharding = split_over_batch(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }

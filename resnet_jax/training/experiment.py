@@ -1,0 +1,124 @@
+"""What a configuration names, opened and checked: data, network, normalisation, device counts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from .. import data
+from ..models import create_model
+from ..parallel import DATA_AXIS
+from .config import ConfigError, TrainConfig, in_steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A configuration's parts, ready to use; making one writes nothing.
+
+    Attributes:
+      model: the network, not yet initialised.
+      train_source: the training split, images encoded or uint8.
+      eval_source: the split whose error is reported.
+      train_transform: what turns a training image into the uint8 crop that the step sees.
+      eval_transform: the same for evaluation.
+      image_shape: height, width and channels of those crops.
+      num_steps: length of the run.
+      eval_batch_size: images an evaluation step, a multiple of the device count.
+    """
+
+    model: nn.Module
+    train_source: data.Source
+    eval_source: data.Source
+    train_transform: data.Transform
+    eval_transform: data.Transform
+    image_shape: tuple[int, int, int]
+    num_steps: int
+    eval_batch_size: int
+
+
+def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
+    """Opens the data and makes the network, and checks that they and the devices fit together.
+
+    Raises:
+      ConfigError, ModelError, DataError: they do not; the message names what does not fit.
+    """
+    if config.batch_size % mesh.size:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} does not divide over {mesh.size} devices; "
+            f"make it a multiple of {mesh.size}"
+        )
+    train_source = data.open_source(config.dataset, config.train_split, config.data_dir)
+    eval_source = data.open_source(config.dataset, config.eval_split, config.data_dir)
+    num_classes = config.num_classes or train_source.num_classes
+    if train_source.num_classes > num_classes:
+        raise ConfigError(
+            f"data set {config.dataset!r} has {train_source.num_classes} classes, the model only "
+            f"{num_classes}; set config.num_classes={train_source.num_classes} or leave it out"
+        )
+    train_transform = data.train_transform(
+        config.augmentation, config.image_size, channels=config.channels
+    )
+    eval_transform = data.eval_transform(
+        config.augmentation, config.image_size, channels=config.channels
+    )
+    image_shape = train_transform.output_shape(train_source.image_shape)
+    eval_shape = eval_transform.output_shape(eval_source.image_shape)
+    if image_shape[2] != eval_shape[2]:
+        raise ConfigError(
+            f"the training images have {image_shape[2]} channels, those of evaluation "
+            f"{eval_shape[2]}; set config.channels to 1 or 3"
+        )
+    model = create_model(
+        config.model,
+        num_classes=num_classes,
+        dtype=config.dtype,
+        norm_axis_name=DATA_AXIS if config.batch_norm == "global" else None,
+        **config.model_options,
+    )
+    eval_batch_size = config.eval_batch_size or config.batch_size
+    return Experiment(
+        model=model,
+        train_source=train_source,
+        eval_source=eval_source,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        image_shape=image_shape,
+        num_steps=max(
+            1, in_steps(config.num_steps, config.num_epochs, config, len(train_source))
+        ),
+        eval_batch_size=-(-eval_batch_size // mesh.size) * mesh.size,
+    )
+
+
+def compute_normalization(config: TrainConfig, experiment: Experiment) -> data.Normalization:
+    """Returns the images' normalisation; the mean image is taken over the whole training split."""
+    pixel_mean = None
+    if config.preprocess == "cifar":
+        pixel_mean = data.pixel_mean(experiment.train_source, experiment.eval_transform)
+    return data.make_normalization(config.preprocess, experiment.image_shape[2], pixel_mean)
+
+
+def train_iterator(config: TrainConfig, experiment: Experiment) -> Any:
+    """Returns this host's endless batches, from the first step on; its state is a position."""
+    dataset = data.train_batches(
+        experiment.train_source,
+        experiment.train_transform,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )
+    return data.train_iterator(dataset, num_threads=config.loader_threads)
+
+
+def eval_batches(experiment: Experiment) -> data.EvalBatches:
+    """Returns this host's share of the evaluation split, every image of it once."""
+    return data.eval_batches(
+        experiment.eval_source,
+        experiment.eval_transform,
+        batch_size=experiment.eval_batch_size,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+    )

@@ -1,0 +1,55 @@
+"""SGD with momentum as the paper and PyTorch do it, and the course of its learning rate."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from .config import TrainConfig, in_steps
+
+
+def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
+    """Returns the learning rate as a function of the number of updates done so far.
+
+    Linear warm-up reaches the peak at update `warmup_steps` (the first update already moves: it
+    takes a `1 / warmup_steps` part of the peak). Then `constant` stays; `step` multiplies by
+    `decay_factor` from each boundary on (paper, Section 4.2: 32k and 48k iterations); `cosine`
+    falls to zero at the schedule's end and stays there.
+
+    Args:
+      config: the run.
+      train_size: images in the training split, for lengths that are given in epochs.
+    """
+    peak = config.learning_rate
+    if config.learning_rate_batch_size:
+        peak *= config.batch_size / config.learning_rate_batch_size
+    warmup = in_steps(config.warmup_steps, config.warmup_epochs, config, train_size)
+    length = in_steps(config.schedule_steps, config.schedule_epochs, config, train_size)
+
+    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+        count = jnp.asarray(count)
+        rate = jnp.asarray(peak, jnp.float32)
+        if config.schedule == "step":
+            decays = jnp.sum(count >= jnp.asarray(config.boundaries))
+            rate *= jnp.asarray(config.decay_factor, jnp.float32) ** decays
+        elif config.schedule == "cosine":
+            done = (count - warmup) / max(length - warmup, 1)
+            rate *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+        if warmup:
+            rate = jnp.where(count < warmup, peak * (count + 1) / warmup, rate)
+        return rate.astype(jnp.float32)
+
+    return schedule
+
+
+def make_optimizer(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns SGD in PyTorch's order (`torch.optim.SGD`).
+
+    gradient += weight_decay * parameter; velocity = momentum * velocity + gradient;
+    parameter -= learning_rate * velocity. Weight decay reaches every parameter, the scales and
+    biases of batch normalisation too, as in the paper.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.trace(decay=config.momentum),
+        optax.scale_by_learning_rate(schedule),
+    )

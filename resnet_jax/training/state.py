@@ -1,0 +1,69 @@
+"""Everything that a step changes, in one tree: what is here and in the checkpoint is the run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Int, UInt32
+
+from ..data import Normalization
+from ..evaluation.metrics import ErrorSums
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run between two steps.
+
+    Attributes:
+      step: number of updates done.
+      params: the network's parameters, float32.
+      batch_stats: running means and variances of every batch normalisation, float32.
+      opt_state: optax's state, the momenta.
+      key: data of the key from which step k's is folded: `fold_in(wrap_key_data(key), k)`.
+      normalization: what is subtracted from and divided out of the images; computed once.
+      sums: loss and errors of the training batches since the last line in the log.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    key: UInt32[Array, " 2"]
+    normalization: Normalization
+    sums: ErrorSums
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    normalization: Normalization,
+    image_shape: tuple[int, int, int],
+    seed: int,
+) -> TrainState:
+    """Returns the state before the first step; it depends on the seed alone.
+
+    Args:
+      model: the network.
+      optimizer: what updates its parameters.
+      normalization: of the images.
+      image_shape: height, width and channels of the images that the network is to see.
+      seed: of the initial parameters and of the keys of all steps.
+    """
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+
+    @jax.jit
+    def init() -> TrainState:
+        variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=variables["params"],
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=optimizer.init(variables["params"]),
+            key=jax.random.key_data(step_key),
+            normalization=normalization,
+            sums=ErrorSums.zero(),
+        )
+
+    return init()

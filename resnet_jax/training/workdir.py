@@ -1,0 +1,76 @@
+"""The work directory: what belongs to one run, and to no other."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .config import UNTIED, ConfigError, TrainConfig
+
+
+def open_workdir(workdir: Path, config: TrainConfig) -> None:
+    """Makes the directory and writes `config.json`, or checks that the one there is the same run's.
+
+    Keys that alter no update (`UNTIED`) may differ and are brought up to date.
+
+    Args:
+      workdir: where the run's records and checkpoints go.
+      config: the run.
+
+    Raises:
+      ConfigError: the directory cannot be written, or belongs to a different configuration; the
+        message names the keys that differ.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            _check_same_run(path, config)
+        write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the work directory {workdir}: {error.strerror}; "
+            "choose another --workdir or change its permissions"
+        ) from error
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """Returns the configuration as JSON reads it back: tuples as lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, whenever the process ends."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check_same_run(path: Path, config: TrainConfig) -> None:
+    try:
+        before = json.loads(path.read_text())
+        differing = sorted(
+            key for key, value in to_json(config).items() if before.get(key) != value
+        )
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is not a run's configuration; choose another --workdir or remove it"
+        ) from error
+    tied = [key for key in differing if key not in UNTIED]
+    if tied:
+        changes = ", ".join(
+            f"{key} ({before.get(key)!r}, now {getattr(config, key)!r})" for key in tied
+        )
+        if len(changes) > 150:
+            changes = ", ".join(tied)
+        raise ConfigError(
+            f"the work directory {path.parent} belongs to another configuration, differing in "
+            f"{changes}; choose another --workdir or set them back"
+        )

@@ -1,0 +1,91 @@
+"""The compiled step against PyTorch on one device, and against itself on several."""
+
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_jax.data import make_normalization
+from resnet_jax.models import create_model
+from resnet_jax.parallel import data_mesh, replicate, shard_batch
+from resnet_jax.training.config import TrainConfig
+from resnet_jax.training.optimizer import make_optimizer, make_schedule
+from resnet_jax.training.state import create_state
+from resnet_jax.training.step import make_train_step
+
+CONFIG = TrainConfig(
+    num_steps=10, schedule_steps=10, schedule="step", boundaries=(2,), learning_rate=0.05
+)
+
+
+def batches(count: int, size: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": rng.integers(0, 256, (size, 8, 8, 3), dtype=np.uint8),
+            "label": rng.integers(0, 10, size, dtype=np.int32),
+        }
+        for _ in range(count)
+    ]
+
+
+def run(devices: int, data, norm_axis_name=None, seed: int = 0):
+    mesh = data_mesh(jax.devices()[:devices])
+    model = create_model("resnet20_cifar", 10, norm_axis_name=norm_axis_name)
+    schedule = make_schedule(CONFIG, 100)
+    optimizer = make_optimizer(CONFIG, schedule)
+    normalization = make_normalization("torchvision", 3)
+    state = create_state(model, optimizer, normalization, (8, 8, 3), seed)
+    state = replicate(state, mesh)
+    step = make_train_step(model, optimizer, schedule, mesh)
+    rates = []
+    for batch in data:
+        state, metrics = step(state, shard_batch(batch, mesh))
+        rates.append(float(metrics["learning_rate"]))
+    assert step._cache_size() == 1, "the step was compiled more than once"
+    return jax.device_get(state), rates
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(1, batches(3, 8))
+
+
+def test_the_step_counts_and_follows_the_schedule(one_device):
+    state, rates = one_device
+    assert state.step == 3
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.005], rtol=1e-6)
+    assert state.sums.count == 24
+
+
+def test_the_state_depends_on_the_seed_alone(one_device):
+    again, _ = run(1, batches(3, 8))
+    for a, b in zip(jax.tree.leaves(one_device[0]), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other, _ = run(1, batches(3, 8), seed=1)
+    assert not np.array_equal(
+        one_device[0].params["head"]["kernel"], other.params["head"]["kernel"]
+    )
+
+
+def test_shared_statistics_on_four_devices_are_one_devices():
+    data = batches(3, 8)
+    with jax.enable_x64(True):
+        one, _ = run(1, data)
+        four, _ = run(4, data, norm_axis_name="data")
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_statistics_of_their_own_are_averaged_over_devices():
+    """Running statistics after a step: the mean of what each half of the batch alone gives."""
+    (data,) = batches(1, 8)
+    halves = [{name: array[part] for name, array in data.items()} for part in (slice(0, 4), slice(4, 8))]
+    both = run(2, [data])[0].batch_stats
+    alone = [run(1, [half])[0].batch_stats for half in halves]
+    means = jax.tree.map(lambda a, b: (a + b) / 2, *alone)
+    for a, b in zip(jax.tree.leaves(means), jax.tree.leaves(both), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+

@@ -1,0 +1,73 @@
+"""Trains a network, or goes on where the work directory's last checkpoint stands.
+
+    python train.py --config configs/NAME.py --workdir DIR [--config.KEY=VALUE ...]
+"""
+
+import os
+import re
+import runpy
+import sys
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from resnet_jax.commands import door
+from resnet_jax.training import ConfigError, resolve
+from resnet_jax.training.config import check_key
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's records and checkpoints go.")
+
+
+def load_recipe(argv: list[str]) -> ConfigDict:
+    """Returns what the file named by --config returns, before the command line changes it."""
+    path = ""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+            path = following if match[1] is None else match[1]
+    if not path:
+        raise ConfigError("--config is missing; give a file such as configs/cifar10_resnet20.py")
+    file, *variant = path.split(":", 1)
+    try:
+        recipe = runpy.run_path(file)["get_config"](*variant)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {error.filename!r}") from error
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"the configuration file {path!r} fails with {reason}") from error
+    if not isinstance(recipe, ConfigDict):
+        raise ConfigError(f"get_config() of {file!r} must return a ConfigDict; see configs/")
+    return recipe
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; whatever is wrong with it is a `ConfigError`."""
+    if not {"-h", "--help", "--helpfull", "--helpshort"} & set(argv):
+        load_recipe(argv)
+    for argument in argv[1:]:
+        if match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+            check_key(match[1], prefix="--config.")
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def main(argv: list[str]) -> None:
+    """Runs the training that the command line asks for."""
+    if len(argv) > 1:
+        raise ConfigError(f"unexpected argument {argv[1]!r}; options begin with --")
+    recipe = load_recipe(sys.argv)
+    if _WORKDIR.value is None:
+        raise ConfigError("--workdir is missing; name a directory for the run's records")
+    config = resolve(_CONFIG.value, recipe)
+    # Imported here, for it takes seconds; the flags are checked before.
+    from resnet_jax.training.loop import train
+    from resnet_jax.training.records import format_table
+
+    print(format_table(train(config, _WORKDIR.value)))
+    print(f"curves: {os.path.join(_WORKDIR.value, 'curves.png')}")
+
+
+if __name__ == "__main__":
+    door.run(lambda: app.run(main, flags_parser=parse_flags))
