@@ -4,6 +4,7 @@ import collections
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from ..evaluation import evaluate, make_eval_step
 from ..parallel import data_mesh, replicate, shard_batch
@@ -21,12 +22,15 @@ MAX_STEPS_AHEAD = 4
 """How many steps may have been sent to the devices and not be known to be done."""
 
 
-def train(config: TrainConfig, workdir: str | Path) -> dict[str, dict[str, float]]:
+def train(
+    config: TrainConfig, workdir: str | Path, mesh: Mesh | None = None
+) -> dict[str, dict[str, float]]:
     """Trains a network, or goes on where the last checkpoint in `workdir` stands.
 
     Args:
       config: the run, from `resolve`.
       workdir: gets `config.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, `curves.png`.
+      mesh: the devices, `data_mesh()` of all there are if not given.
 
     Returns:
       The last line of `metrics.jsonl` of each split: `step`, `loss`, `top1_error`, `top5_error`.
@@ -36,16 +40,19 @@ def train(config: TrainConfig, workdir: str | Path) -> dict[str, dict[str, float
         data are not as they must be; nothing has been written then.
     """
     workdir = Path(workdir).absolute()
-    mesh = data_mesh()
+    mesh = data_mesh() if mesh is None else mesh
     experiment = open_experiment(config, mesh)
     num_steps = experiment.num_steps
     open_workdir(workdir, config)
 
     schedule = make_schedule(config, len(experiment.train_source))
     optimizer = make_optimizer(config, schedule)
-    normalization = compute_normalization(config, experiment)
     state = create_state(
-        experiment.model, optimizer, normalization, experiment.image_shape, config.seed
+        experiment.model,
+        optimizer,
+        compute_normalization(config, experiment),
+        experiment.image_shape,
+        config.seed,
     )
     state = replicate(state, mesh)
     train_step = make_train_step(experiment.model, optimizer, schedule, mesh)

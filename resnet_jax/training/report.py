@@ -48,6 +48,7 @@ class Report:
         self._batch_size, self._mesh = batch_size, mesh
         self._arriving: collections.deque[_Interval] = collections.deque()
         self._clock = (start_step, time.monotonic())
+        self._first = True
 
     def step(self, step: int, state: TrainState, metrics: Metrics) -> TrainState:
         """Takes note of a step that has been sent to the devices.
@@ -55,6 +56,11 @@ class Report:
         Returns:
           The state to go on with, its sums set back to zero where an interval ends.
         """
+        if self._first:
+            # Compiling is not part of the speed: wait for the first step, this once.
+            self._first = False
+            metrics["learning_rate"].block_until_ready()
+            self.restart_clock(step)
         if step % self._log_every == 0 or step == self._num_steps:
             self._arriving.append(_Interval(step, state.sums, metrics))
             state = state.replace(sums=replicate(ErrorSums.zero(), self._mesh))
@@ -92,7 +98,7 @@ class Report:
         self._clock = (interval.step, time.monotonic())
         images = (interval.step - since) * self._batch_size
         values["learning_rate"] = float(interval.metrics["learning_rate"])
-        values["images_per_second"] = images / (self._clock[1] - then)
+        values["images_per_second"] = images / (self._clock[1] - then) if images else 0.0
         self._write(interval.step, "train", values)
 
     def _write(self, step: int, split: str, values: dict[str, float]) -> None:

@@ -1,0 +1,138 @@
+"""Whole runs on the bundled images: records, checkpoints, and going on as if never stopped."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from resnet_jax.parallel import data_mesh
+from resnet_jax.training import ConfigError, TrainConfig
+from resnet_jax.training.loop import train
+from resnet_jax.training.records import read_metrics
+
+CONFIG = TrainConfig(
+    model="resnet20_cifar",
+    dataset="fashion_mnist_mini",
+    train_split="train[:500]",
+    eval_split="test[:101]",
+    augmentation="cifar",
+    preprocess="cifar",
+    batch_size=8,
+    eval_batch_size=64,
+    num_steps=60,
+    schedule_steps=60,
+    warmup_steps=5,
+    log_every=10,
+    eval_every=25,
+    checkpoint_every=20,
+    keep_checkpoints=2,
+)
+
+
+def run(config, workdir):
+    return train(config, workdir, data_mesh(jax.devices()[:1]))
+
+
+def saved(workdir, step):
+    """Everything that the checkpoint of a step holds, read by Orbax alone."""
+    state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+    position = (workdir / "checkpoints" / str(step) / "data" / "metadata").read_text()
+    return state, json.loads(position)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, run(CONFIG, workdir)
+
+
+def test_records(whole):
+    workdir, final = whole
+    records = read_metrics(workdir)
+    assert [r["step"] for r in records if r["split"] == "train"] == [10, 20, 30, 40, 50, 60]
+    evaluations = [r for r in records if r["split"] == "test[:101]"]
+    assert [r["step"] for r in evaluations] == [25, 50, 60]
+    assert {r["num_examples"] for r in evaluations} == {101}
+    assert final["test[:101]"] == records[-1]
+    for record in records:
+        assert 0 <= record["top5_error"] <= record["top1_error"] <= 1
+        assert record["loss"] > 0
+    assert all(r["images_per_second"] > 0 for r in records if r["split"] == "train")
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").iterdir())
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["batch_size"] == 8 and set(config) == {
+        field.name for field in dataclasses.fields(TrainConfig)
+    }
+
+
+def test_it_learns(whole):
+    workdir, _ = whole
+    losses = [r["loss"] for r in read_metrics(workdir) if r["split"] == "train"]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_newest_and_the_best_checkpoints_are_kept(whole):
+    workdir, _ = whole
+    kept = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+    evaluations = {
+        r["step"]: r["top1_error"] for r in read_metrics(workdir) if r["split"] != "train"
+    }
+    best = min(evaluations, key=lambda step: (evaluations[step], -step))
+    assert kept == {50, 60, best}
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
+    run(dataclasses.replace(CONFIG, num_steps=37), tmp_path)
+    run(CONFIG, tmp_path)
+    state, position = saved(tmp_path, 60)
+    expected_state, expected_position = saved(whole[0], 60)
+    assert position == expected_position
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected_state):
+        other = state
+        for key in path:
+            other = other[getattr(key, "key", getattr(key, "idx", None))]
+        np.testing.assert_array_equal(other, leaf, err_msg=jax.tree_util.keystr(path))
+
+    def lines(workdir):
+        return [
+            {k: v for k, v in record.items() if k != "images_per_second"}
+            for record in read_metrics(workdir)
+            if record["step"] not in (37, 40)
+        ]
+
+    assert lines(tmp_path) == lines(whole[0])
+    steps = [r["step"] for r in read_metrics(tmp_path) if r["split"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+    workdir, final = whole
+    before = (workdir / "metrics.jsonl").read_text()
+    assert run(CONFIG, workdir) == final
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_another_configurations_directory_is_refused(whole):
+    workdir, _ = whole
+    before = (workdir / "config.json").read_text()
+    changed = dataclasses.replace(CONFIG, learning_rate=0.2, batch_size=16, log_every=1)
+    with pytest.raises(ConfigError, match=r"batch_size \(8, now 16\), learning_rate \(0.1, now 0.2\)"):
+        run(changed, workdir)
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_devices_must_divide_the_batch(tmp_path):
+    with pytest.raises(ConfigError, match="batch_size=8 does not divide over 3 devices"):
+        train(CONFIG, tmp_path / "run", data_mesh(jax.devices()[:3]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_classes_than_outputs_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="10 classes, the model only 5"):
+        run(dataclasses.replace(CONFIG, num_classes=5), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
