@@ -71,8 +71,11 @@ def _is_bad_input(error: Exception) -> bool:
 
 
 def _is_failure(error: Exception) -> bool:
-    # jaxlib's own error is what a lost device or a full device memory raises.
-    return isinstance(error, OSError | MemoryError) or _package(type(error)) in ("jax", "jaxlib")
+    if isinstance(error, OSError | MemoryError):
+        return True
+    import jax  # Not at the top: a command that fails on its usage does not need it.
+
+    return isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def _package(kind: type) -> str:

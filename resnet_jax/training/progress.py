@@ -91,13 +91,13 @@ class Progress:
 
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
-        left, right = self._position(self._step), "  ".join([*self._metrics, *self._left()])
+        parts = [self._position(self._step), *self._metrics, *self._left()]
         width = _columns(self._stream) - 1
-        length = min(30, width - len(left) - len(right) - 4)
+        length = min(30, width - len("  ".join(parts)) - 2)
         if length >= 5:
             filled = length * self._step // max(self._total_steps, 1)
-            left += "  " + self._blocks[0] * filled + self._blocks[1] * (length - filled)
-        self._stream.write(f"\r{f'{left}  {right}'[:width]}\x1b[K")
+            parts.insert(1, self._blocks[0] * filled + self._blocks[1] * (length - filled))
+        self._stream.write(f"\r{'  '.join(parts)[:width]}\x1b[K")
         self._stream.flush()
 
     def _print(self, line: str) -> None:

@@ -1,0 +1,154 @@
+import json
+import math
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+from resnet_jax.training import ConfigError
+from resnet_jax.training.records import MetricsLog, format_table, plot_curves, read_metrics
+
+from .test_events import read_scalars
+
+
+def write_run(workdir, steps, *, resume_step=0, shift=0.0):
+    with MetricsLog(workdir, resume_step) as log:
+        for step in steps:
+            log.write(step, "train", loss=1.0 / step + shift, top1_error=0.5, top5_error=0.1)
+            if step % 2 == 0:
+                log.write(step, "test", loss=2.0 / step + shift, top1_error=0.6, top5_error=0.2)
+
+
+def test_lines_are_json_and_on_disk_at_once(tmp_path):
+    values = {"loss": 0.1 + 0.2, "top1_error": 0.125, "top5_error": 0.0}
+    rates = {"learning_rate": 0.1, "images_per_second": 1834.25}
+    with MetricsLog(tmp_path / "runs" / "a") as log:
+        log.write(10, "train", **values, **rates)
+        log.write(10, "test", **values)
+        lines = (tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": 10, "split": "train", **values, **rates},
+        {"step": 10, "split": "test", **values},
+    ]
+
+
+def test_a_value_that_is_not_finite_is_null_in_the_file_and_nan_when_read(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.write(1, "train", loss=math.nan, top1_error=math.inf)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["loss"] is None
+    [metrics] = read_metrics(tmp_path)
+    assert math.isnan(metrics["loss"]) and math.isnan(metrics["top1_error"])
+
+
+def test_a_resumed_run_has_each_step_once(tmp_path):
+    write_run(tmp_path / "once", range(1, 9))
+    write_run(tmp_path / "resumed", range(1, 7), shift=9.0)
+    resumed = tmp_path / "resumed" / "metrics.jsonl"
+    resumed.write_text(resumed.read_text() + '{"step": 7, "spl')  # Killed in the middle of a line.
+    kept = [metrics for metrics in read_metrics(tmp_path / "resumed") if metrics["step"] <= 4]
+
+    write_run(tmp_path / "resumed", range(5, 9), resume_step=4)
+
+    once = read_metrics(tmp_path / "once")
+    after = [metrics for metrics in once if metrics["step"] > 4]
+    assert read_metrics(tmp_path / "resumed") == kept + after
+    tags = read_scalars(tmp_path / "resumed" / "tensorboard")
+    assert [step for step, _ in tags["train/loss"]] == list(range(1, 9))
+    assert [step for step, _ in tags["test/top5_error"]] == [2, 4, 6, 8]
+    losses = [metrics["loss"] for metrics in kept + after if metrics["split"] == "train"]
+    assert [value for _, value in tags["train/loss"]] == pytest.approx(losses)
+
+
+def test_a_run_without_a_checkpoint_starts_its_records_afresh(tmp_path):
+    write_run(tmp_path, range(1, 5))
+    write_run(tmp_path, [1])
+    assert [metrics["step"] for metrics in read_metrics(tmp_path)] == [1]
+    assert len(read_scalars(tmp_path / "tensorboard")["train/loss"]) == 1
+
+
+@pytest.mark.parametrize("damage", ['{"step": 2, "spl', "[]", '{"step": 2}', "\x00\x00", ""])
+def test_damage_before_the_last_line_is_named(tmp_path, damage):
+    write_run(tmp_path, [1])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(damage + '\n{"step": 3, "split": "train"}\n')
+    with pytest.raises(ConfigError, match=r"line 2 of .*metrics.jsonl is no line of metrics"):
+        read_metrics(tmp_path)
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """A list that receives the axes of each picture saved."""
+    saved = []
+    save = matplotlib.figure.Figure.savefig
+
+    def spy(figure, *args, **kwargs):
+        saved.extend(figure.axes)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", spy)
+    return saved
+
+
+def metrics_of(split, steps, errors):
+    return [
+        {"step": step, "split": split, "top1_error": error}
+        for step, error in zip(steps, errors, strict=True)
+    ]
+
+
+def test_curves_are_drawn_as_in_the_paper(tmp_path, axes):
+    runs = {
+        name: metrics_of("train", [10_000, 20_000, 30_000], [0.9, 0.1, 0.1])
+        + metrics_of("test", [15_000, 30_000], [0.3, final])
+        for name, final in [("resnet20", 0.0875), ("resnet56", 0.0697)]
+    }
+    plot_curves(runs, tmp_path / "curves.png")
+
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    [axes] = axes
+    styles = [(line.get_label(), line.get_linestyle()) for line in axes.lines]
+    assert sorted(styles) == [
+        ("resnet20, test: 8.8 %", "-"),
+        ("resnet20, training", "--"),
+        ("resnet56, test: 7.0 %", "-"),
+        ("resnet56, training", "--"),
+    ]
+    colors = {line.get_label().split(",")[0]: line.get_color() for line in axes.lines}
+    assert all(line.get_color() == colors[line.get_label().split(",")[0]] for line in axes.lines)
+    assert len(set(colors.values())) == 2
+    assert axes.get_xlabel() == "iterations (1e4)"
+    assert axes.get_ylabel() == "error (%)"
+    # The first steps' 90 % must not flatten the rest.
+    assert 30 <= axes.get_ylim()[1] < 90
+
+
+def test_noisy_training_errors_are_averaged_over_equal_spans(tmp_path, axes):
+    errors = np.random.default_rng(0).uniform(size=1_000)
+    metrics = metrics_of("train", range(10, 10_010, 10), errors.tolist())
+    plot_curves({"run": metrics}, tmp_path / "curves.png", bins=50)
+    [line] = axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), 100 * errors.reshape(50, 20).mean(1))
+    np.testing.assert_allclose(line.get_xdata()[:2], [105, 305])
+
+
+@pytest.mark.parametrize("metrics", [[], metrics_of("test", [1], [math.nan])])
+def test_a_run_without_errors_still_gives_a_picture(tmp_path, metrics):
+    plot_curves({"run": metrics}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_an_error_of_zero_can_be_drawn(tmp_path):
+    plot_curves({"run": metrics_of("test", [1, 2], [0.0, 0.0])}, tmp_path / "curves.png")
+
+
+def test_table_of_errors():
+    rows = {
+        "train": {"step": 900, "loss": 0.25, "top1_error": 0.0669, "top5_error": 0.0},
+        "test": {"step": 1000, "loss": 12.5, "top1_error": 0.1126, "top5_error": 1.0},
+    }
+    assert format_table(rows).splitlines() == [
+        "        step      loss   top-1 error   top-5 error",
+        "train    900    0.2500         6.69%         0.00%",
+        "test    1000   12.5000        11.26%       100.00%",
+    ]
