@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from ..data import AUGMENTATIONS, PREPROCESSES
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run; the message names the key and the remedy, in one line."""
@@ -118,6 +120,8 @@ _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "schedule": ("constant", "step", "cosine"),
     "channels": (1, 3),
+    "augmentation": AUGMENTATIONS,
+    "preprocess": PREPROCESSES,
 }
 _POSITIVE = (
     "num_classes",
@@ -264,6 +268,8 @@ def _check_ranges(config: TrainConfig) -> None:
         value = getattr(config, key)
         if value is not None and not 0 <= value < float("inf"):
             raise ConfigError(f"config.{key}={value} must not be negative")
+    if config.seed >= 2**32:
+        raise ConfigError(f"config.seed={config.seed} must be below 2**32")
     if not 0 <= config.momentum < 1:
         raise ConfigError(f"config.momentum={config.momentum} must be at least 0 and below 1")
     for one, other in _LENGTHS:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -24,6 +25,7 @@ class Experiment:
       train_transform: what turns a training image into the uint8 crop that the step sees.
       eval_transform: the same for evaluation.
       image_shape: height, width and channels of those crops.
+      normalization: of those crops; a mean image, where there is to be one, is still zero.
       num_steps: length of the run.
       eval_batch_size: images an evaluation step, a multiple of the device count.
     """
@@ -34,6 +36,7 @@ class Experiment:
     train_transform: data.Transform
     eval_transform: data.Transform
     image_shape: tuple[int, int, int]
+    normalization: data.Normalization
     num_steps: int
     eval_batch_size: int
 
@@ -85,6 +88,9 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         train_transform=train_transform,
         eval_transform=eval_transform,
         image_shape=image_shape,
+        normalization=data.make_normalization(
+            config.preprocess, image_shape[2], np.zeros(image_shape, np.float32)
+        ),
         num_steps=max(
             1, in_steps(config.num_steps, config.num_epochs, config, len(train_source))
         ),
@@ -93,11 +99,11 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
 
 
 def compute_normalization(config: TrainConfig, experiment: Experiment) -> data.Normalization:
-    """Returns the images' normalisation; the mean image is taken over the whole training split."""
-    pixel_mean = None
-    if config.preprocess == "cifar":
-        pixel_mean = data.pixel_mean(experiment.train_source, experiment.eval_transform)
-    return data.make_normalization(config.preprocess, experiment.image_shape[2], pixel_mean)
+    """Returns the images' normalisation; a mean image is taken over the whole training split."""
+    if config.preprocess != "cifar":
+        return experiment.normalization
+    pixel_mean = data.pixel_mean(experiment.train_source, experiment.eval_transform)
+    return data.make_normalization("cifar", experiment.image_shape[2], pixel_mean)
 
 
 def train_iterator(config: TrainConfig, experiment: Experiment) -> Any:

@@ -50,7 +50,7 @@ def train(
     state = create_state(
         experiment.model,
         optimizer,
-        compute_normalization(config, experiment),
+        experiment.normalization,
         experiment.image_shape,
         config.seed,
     )
@@ -64,6 +64,9 @@ def train(
         if step:
             state, position = checkpoints.restore(step, like=state)
             batches.set_state(position)
+        else:
+            normalization = compute_normalization(config, experiment)
+            state = state.replace(normalization=replicate(normalization, mesh))
         report = Report(
             workdir,
             step,
