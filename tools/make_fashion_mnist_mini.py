@@ -47,7 +47,7 @@ IMAGES_PER_CLASS = {"train": 600, "test": 100}
 BUNDLED = pathlib.Path(__file__).parent.parent / "resnet_jax" / "data" / "bundled"
 
 
-class FashionMnistMini(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class FashionMnistMini(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes `images[split]`, a list of (key, PNG bytes, label), in TFDS's layout."""
 
     __module__ = "fashion_mnist_mini"

