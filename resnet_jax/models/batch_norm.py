@@ -55,38 +55,40 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.promote_types(promoted, jnp.float32))
         if self.use_running_average:
             mean, var = running_mean.value, running_var.value
+            centred = x - mean
         else:
             axis_name = None if self.is_initializing() else self.axis_name
-            mean, var, count = _moments(x, axis_name)
+            centred, mean, var, count = _batch_moments(x, axis_name)
             if not self.is_initializing():
                 unbiased_var = var * (count / max(count - 1, 1))
                 running_mean.value = self._updated(running_mean.value, mean)
                 running_var.value = self._updated(running_var.value, unbiased_var)
-        y = (x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias
+        y = centred * (lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(promoted if self.dtype is None else self.dtype)
 
     def _updated(self, old: Float[Array, " c"], new: Float[Array, " c"]) -> Float[Array, " c"]:
         return ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)
 
 
-def _moments(
+def _batch_moments(
     x: Float[Array, "*batch c"], axis_name: str | tuple[str, ...] | None
-) -> tuple[Float[Array, " c"], Float[Array, " c"], int]:
-    """Returns each channel's mean and biased variance, and how many elements they are of."""
-    axes = tuple(range(x.ndim - 1))
-    # The difference of moments cancels when the mean is large, so both are taken about a value
-    # that is near the mean: that of the centre pixels. It is a constant of the computation.
+) -> tuple[Float[Array, "*batch c"], Float[Array, " c"], Float[Array, " c"], int]:
+    """Returns x less its mean, each channel's mean and biased variance, and their count."""
+    # The difference of moments cancels when the mean is large against the deviation. So both are
+    # taken about a value near the mean, that of the centre pixels. As far as the derivative goes,
+    # it is a constant.
     centre = x[(slice(None), *(size // 2 for size in x.shape[1:-1]))]
-    shift = lax.stop_gradient(jnp.mean(centre.reshape(-1, x.shape[-1]), axis=0))
-    centred = x - shift
-    mean_of_centred = jnp.mean(centred, axes)
-    mean = shift + mean_of_centred
-    var = jnp.maximum(jnp.mean(jnp.square(centred), axes) - jnp.square(mean_of_centred), 0)
+    shift = jnp.mean(lax.stop_gradient(centre), axis=0)
     count = x.size // x.shape[-1]
     if axis_name is not None:
-        # Chan's formula; every shard holds equally many elements.
-        local_mean, local_var = mean, var
-        mean = lax.pmean(local_mean, axis_name)
-        var = lax.pmean(local_var + jnp.square(local_mean - mean), axis_name)
+        shift = lax.pmean(shift, axis_name)
         count *= lax.axis_size(axis_name)
-    return mean, var, count
+    shifted = x - shift
+    axes = tuple(range(x.ndim - 1))
+    moments = jnp.mean(shifted, axes), jnp.mean(jnp.square(shifted), axes)
+    if axis_name is not None:
+        # Every shard holds equally many elements, and moments about one shift average.
+        moments = lax.pmean(moments, axis_name)
+    mean_of_shifted, mean_of_squares = moments
+    var = jnp.maximum(mean_of_squares - jnp.square(mean_of_shifted), 0)
+    return shifted - mean_of_shifted, shift + mean_of_shifted, var, count

@@ -87,7 +87,7 @@ def _check_dilation(value: Any, num_stages: int) -> None:
 
 
 def _check_axis_name(value: Any) -> None:
-    names = value if _is_sequence(value) else (value,)
+    names = value if isinstance(value, tuple) else (value,)
     if value is not None and not all(isinstance(name, str) for name in names):
         raise ModelError(
             f"norm_axis_name is None or the name of a mesh axis, such as 'data', not {shown(value)}"

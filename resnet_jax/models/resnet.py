@@ -126,6 +126,10 @@ class ResNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_fields(self)
+        # Lists, as configurations hold them, would leave the module without a hash.
+        for name in ("stage_sizes", "stage_widths", "replace_stride_with_dilation"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if value is None else tuple(value))
         super().__post_init__()
 
     @nn.compact

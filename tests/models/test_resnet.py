@@ -1,0 +1,223 @@
+"""Networks against their PyTorch twins: logits, features, gradients and running statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from jax.sharding import PartitionSpec as P
+
+from resnet_jax.models import BasicBlock, BottleneckBlock, ResNet, create_model
+from tests import torch_twins
+
+# Relative to the largest entry of each array.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+NUM_CLASSES = 10
+
+
+def assert_near(ours, theirs, tolerance, what=""):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        error = np.abs(one - other).max() / np.abs(other).max()
+        assert error < tolerance, f"{what}{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
+def assert_equal_to_twin(model, twin, image_size, batch_size, dtype):
+    """Compares everything that a step of training and an evaluation compute."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch_size, *image_size, 3)).astype(dtype)
+    cotangent = rng.normal(size=(batch_size, NUM_CLASSES)).astype(dtype)
+    images_torch = torch.tensor(images).permute(0, 3, 1, 2)
+    torch_twins.randomise(twin, seed=1).to(images_torch.dtype)
+    torch_twins.keep_off_kinks(twin, images_torch)
+    variables = torch_twins.to_variables(twin)
+    theirs = {"logits": twin.eval()(images_torch).detach().numpy()}
+    logits = twin.train()(images_torch)
+    logits.backward(torch.tensor(cotangent))
+    theirs |= {
+        "train_logits": logits.detach().numpy(),
+        "batch_stats": torch_twins.to_tree(twin.named_buffers()),
+        "grads": torch_twins.to_tree((name, p.grad) for name, p in twin.named_parameters()),
+    }
+
+    @jax.jit
+    def run(variables, images, cotangent):
+        def apply(params):
+            return model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+
+        logits, vjp, updates = jax.vjp(apply, variables["params"], has_aux=True)
+        return {
+            "logits": model.apply(variables, images, train=False),
+            "train_logits": logits,
+            "batch_stats": updates["batch_stats"],
+            "grads": vjp(cotangent)[0],
+        }
+
+    with jax.enable_x64(dtype == "float64"):
+        ours = jax.device_get(run(variables, images, cotangent))
+    assert ours["logits"].dtype == dtype
+    for what in theirs:
+        assert_near(ours[what], theirs[what], TOLERANCE[dtype], what)
+
+
+@pytest.mark.parametrize(
+    "name, image_size, batch_size, dtype",
+    [
+        ("resnet20_cifar", (32, 32), 4, "float32"),
+        ("resnet20_cifar", (15, 18), 4, "float64"),
+        ("resnet18", (64, 49), 4, "float32"),
+        ("resnet18", (33, 32), 4, "float64"),
+        ("resnet50", (33, 33), 8, "float32"),
+        ("resnet50", (64, 47), 4, "float64"),
+    ],
+)
+def test_named_network_equals_its_twin(name, image_size, batch_size, dtype):
+    model = create_model(name, NUM_CLASSES)
+    twin = torch_twins.make_twin(name, NUM_CLASSES)
+    assert_equal_to_twin(model, twin, image_size, batch_size, dtype)
+
+
+SMALL = {"stage_sizes": (1, 2), "stage_widths": (8, 16), "stem": "cifar"}
+
+
+@pytest.mark.parametrize(
+    "block, options",
+    [
+        ("basic", {"shortcut": "A"}),
+        ("basic", {"shortcut": "B"}),
+        ("basic", {"shortcut": "C"}),
+        ("basic", {"residual": False}),
+        ("bottleneck", {"shortcut": "A"}),
+        ("bottleneck", {"shortcut": "C", "stem": "imagenet"}),
+        ("bottleneck", {"residual": False, "groups": 4, "width_per_group": 16}),
+        ("bottleneck", {"stride_on_first": True, "width_per_group": 128}),
+        (
+            "bottleneck",
+            {
+                "replace_stride_with_dilation": (True, False, True),
+                "stage_sizes": (1, 2, 1, 2),
+                "stage_widths": (8, 8, 8, 8),
+            },
+        ),
+    ],
+    ids=str,
+)
+def test_options_equal_the_twins(block, options):
+    fields = {**SMALL, **options}
+    ours, theirs = {
+        "basic": (BasicBlock, torch_twins.BasicBlock),
+        "bottleneck": (BottleneckBlock, torch_twins.Bottleneck),
+    }[block]
+    model = ResNet(block=ours, num_classes=NUM_CLASSES, **fields)
+    sizes, widths = fields.pop("stage_sizes"), fields.pop("stage_widths")
+    twin = torch_twins.ResNet(theirs, sizes, NUM_CLASSES, widths=widths, **fields)
+    assert_equal_to_twin(model, twin, (13, 10), 3, "float64")
+
+
+def test_features_are_the_twins_maps_in_order():
+    twin = torch_twins.randomise(torch_twins.make_twin("resnet18", NUM_CLASSES), seed=2).eval()
+    images = np.random.default_rng(2).normal(size=(2, 33, 40, 3)).astype(np.float32)
+    theirs = {
+        name: value.detach().permute(0, 2, 3, 1).numpy()
+        for name, value in twin.features(torch.tensor(images).permute(0, 3, 1, 2)).items()
+    }
+    model = create_model("resnet18", NUM_CLASSES)
+    # Under jit as well, which sorts the keys of a plain dictionary.
+    apply = jax.jit(lambda *args: model.apply(*args, train=False, method="features"))
+    ours = apply(torch_twins.to_variables(twin), images)
+    assert list(ours) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert_near(dict(ours), theirs, 1e-5)
+
+
+def small_model(**options):
+    return ResNet(**{**SMALL, "block": BasicBlock, "num_classes": NUM_CLASSES, **options})
+
+
+def init(model, images):
+    return jax.jit(model.init)(jax.random.key(0), images)
+
+
+def test_init_has_the_documented_layout_and_scale():
+    variables = init(create_model("resnet18", 100), jnp.ones((1, 32, 32, 1)))
+    assert set(variables) == {"params", "batch_stats"}
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    params = variables["params"]
+    assert set(params["stage2"]["block1"]["shortcut"]) == {"conv", "bn"}
+    assert params["stem"]["conv"]["kernel"].shape == (7, 7, 1, 64)
+    assert set(params["stage1"]["block1"]) == {"conv1", "bn1", "conv2", "bn2"}
+    kernel = params["stage4"]["block2"]["conv2"]["kernel"]
+    np.testing.assert_allclose(jnp.std(kernel), np.sqrt(2 / (9 * 512)), 0.01)
+    for name, leaf in params["head"].items():  # torch.nn.Linear's.
+        bound = 1 / np.sqrt(512)
+        assert jnp.abs(leaf).max() <= bound, name
+        np.testing.assert_allclose(jnp.std(leaf), bound / np.sqrt(3), 0.2, err_msg=name)
+        assert jnp.abs(jnp.mean(leaf)) < 0.2 * bound, name
+
+
+def test_zero_init_residual_makes_every_block_its_shortcut():
+    model = small_model(zero_init_residual=True)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = init(model, images)
+    maps = jax.jit(lambda *args: model.apply(*args, method="features"))(variables, images)
+    block = variables["params"]["stage2"]["block1"]
+    assert not np.any(block["bn2"]["scale"])
+    assert np.all(block["bn1"]["scale"] == 1)
+    assert np.all(block["shortcut"]["bn"]["scale"] == 1)
+    np.testing.assert_array_equal(maps["stage1"], maps["stem"])
+
+
+def test_frozen_batch_norm_keeps_its_statistics_while_training():
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    model = small_model(freeze_batch_norm=True)
+    variables = torch_twins.to_variables(
+        torch_twins.randomise(
+            torch_twins.ResNet(
+                torch_twins.BasicBlock, (1, 2), NUM_CLASSES, widths=(8, 16), stem="cifar"
+            ),
+            seed=3,
+        )
+    )
+    logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(logits, small_model().apply(variables, images, train=False))
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+
+
+def test_bfloat16_computes_maps_in_bfloat16_and_logits_in_float32():
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    variables = init(small_model(), images)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    for dtype in ("bfloat16", jnp.bfloat16):
+        model = small_model(dtype=dtype)
+        maps = model.apply(variables, images, method="features")
+        assert {leaf.dtype for leaf in jax.tree.leaves(maps)} == {jnp.dtype("bfloat16")}
+        logits = model.apply(variables, images)
+        assert logits.dtype == jnp.float32
+        exact = small_model().apply(variables, images)
+        np.testing.assert_allclose(logits, exact, 0, 0.03 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("norm_axis_name", [None, "data"])
+def test_shards_train_as_one_batch_if_they_share_their_statistics(norm_axis_name):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(4)
+    images = rng.normal(size=(8, 8, 8, 3)).astype(np.float32)
+    variables = init(small_model(), images)
+    model = small_model(norm_axis_name=norm_axis_name)
+
+    def step(variables, images):
+        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, jax.lax.pmean(updates, "data")
+
+    step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data")), out_specs=(P("data"), P()))
+    logits, updates = jax.jit(step)(variables, images)
+    parts = [images] if norm_axis_name else np.split(images, 4)
+    expected = [
+        small_model().apply(variables, part, train=True, mutable=["batch_stats"]) for part in parts
+    ]
+    np.testing.assert_allclose(logits, np.concatenate([one for one, _ in expected]), 1e-4, 1e-4)
+    stats = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(two for _, two in expected))
+    assert_near(jax.device_get(updates), jax.device_get(stats), 1e-5)
