@@ -1,5 +1,7 @@
 """Trains a network, or goes on where the work directory's last checkpoint stands.
 
+Usage:
+
     python train.py --config configs/NAME.py --workdir DIR [--config.KEY=VALUE ...]
 """
 

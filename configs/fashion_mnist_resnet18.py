@@ -1,6 +1,6 @@
 """ResNet-18 with a stem for small images on Fashion-MNIST.
 
-    python train.py --config configs/fashion_mnist_resnet18.py --workdir runs/fashion_mnist_resnet18 \
+    python train.py --config configs/fashion_mnist_resnet18.py --workdir runs/resnet18 \
         --config.data_dir=DIR
 
 DIR holds TFDS's `fashion_mnist`. The network is the ImageNet one (11.2 million parameters) with one

@@ -4,6 +4,8 @@ Batches cross the bus as uint8, a quarter of float32's bytes; XLA fuses what is 
 first convolution's input.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,11 @@ def make_normalization(
     return _normalization(pixel_mean, np.ones(channels))
 
 
-def _normalization(mean, deviation, reverse_channels: bool = False) -> Normalization:
+def _normalization(
+    mean: Sequence[float] | np.ndarray,
+    deviation: Sequence[float] | np.ndarray,
+    reverse_channels: bool = False,
+) -> Normalization:
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
     return Normalization(
         jnp.asarray(mean, dtype), jnp.asarray(deviation, dtype), reverse_channels=reverse_channels

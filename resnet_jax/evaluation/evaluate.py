@@ -1,14 +1,13 @@
-"""Exact evaluation: every image of a split counts once, whatever the batch size and device count."""
+"""Exact evaluation: each image of a split counts once, for any batch size and device count."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from ..data import Normalization
+from ..data import EvalBatch, Normalization
 from ..parallel import replicated, shard_batch
 from .metrics import ErrorSums, error_sums
 
@@ -26,7 +25,7 @@ def make_eval_step(model: nn.Module, mesh: Mesh) -> EvalStep:
     def eval_step(
         variables: Any, normalization: Normalization, batch: dict[str, jax.Array]
     ) -> ErrorSums:
-        logits = model.apply(variables, normalization(batch["image"]), train=False)
+        logits: Any = model.apply(variables, normalization(batch["image"]), train=False)
         return error_sums(logits, batch["label"], batch["mask"])
 
     return jax.jit(eval_step, out_shardings=replicated(mesh))
@@ -36,7 +35,7 @@ def evaluate(
     eval_step: EvalStep,
     variables: Any,
     normalization: Normalization,
-    batches: Iterable[dict[str, np.ndarray]],
+    batches: Iterable[EvalBatch],
     mesh: Mesh,
 ) -> dict[str, float]:
     """Returns `num_examples`, `loss`, `top1_error` and `top5_error` over all batches.

@@ -37,7 +37,7 @@ class ErrorSums(struct.PyTreeNode):
         )
 
     def means(self) -> dict[str, float]:
-        """Returns `loss`, `top1_error` and `top5_error` (fractions) as Python floats; waits for them."""
+        """Returns `loss`, `top1_error` and `top5_error` (fractions) ; waits for the device."""
         count = int(self.count)
         return {
             "loss": float(self.loss) / count,

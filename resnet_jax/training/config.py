@@ -89,7 +89,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     """Times the parameter, added to the gradient before the momentum (PyTorch's order)."""
     seed: int = 0
-    """Decides the initial parameters and the order and crops of the images, and nothing else does."""
+    """Decides the initial parameters and the order and crops of the images; nothing else does."""
 
     # Records.
     log_every: int = 100
@@ -154,14 +154,14 @@ _MODEL_OPTIONS: dict[str, type] = {
     "zero_init_residual": bool,
     "replace_stride_with_dilation": tuple,
 }
-"""Options that `--config.model_options.KEY=VALUE` can set where the config file does not name them."""
+"""Options that `--config.model_options.KEY=VALUE` can set."""
 
 KEYS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 _TYPES = typing.get_type_hints(TrainConfig)
 
 
 def default_config() -> ConfigDict:
-    """Returns every key with its default, typed, so that any of them can be overridden by a flag."""
+    """Returns every key with its default, typed, so that flags can override any of them."""
     config = ConfigDict()
     for field in dataclasses.fields(TrainConfig):
         if field.name == "model_options":
@@ -279,7 +279,8 @@ def _check_ranges(config: TrainConfig) -> None:
         raise ConfigError("the length of the run is not given; set config.num_steps or num_epochs")
     if config.schedule == "step" and not config.boundaries:
         raise ConfigError("config.schedule='step' needs config.boundaries, such as (32000, 48000)")
-    if list(config.boundaries) != sorted(set(config.boundaries)) or min(
-        config.boundaries, default=1
-    ) < 1:
+    if (
+        list(config.boundaries) != sorted(set(config.boundaries))
+        or min(config.boundaries, default=1) < 1
+    ):
         raise ConfigError(f"config.boundaries={config.boundaries} must be positive and increasing")

@@ -91,9 +91,7 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         normalization=data.make_normalization(
             config.preprocess, image_shape[2], np.zeros(image_shape, np.float32)
         ),
-        num_steps=max(
-            1, in_steps(config.num_steps, config.num_epochs, config, len(train_source))
-        ),
+        num_steps=max(1, in_steps(config.num_steps, config.num_epochs, config, len(train_source))),
         eval_batch_size=-(-eval_batch_size // mesh.size) * mesh.size,
     )
 

@@ -1,4 +1,4 @@
-"""What a run says while it works: lines in the log and a progress bar, never waiting for a device."""
+"""What a run says while it works, in its log and its progress bar, without waiting for devices."""
 
 import collections
 import time
@@ -22,6 +22,10 @@ class _Interval(NamedTuple):
     step: int
     sums: ErrorSums
     metrics: Metrics
+
+    def has_arrived(self) -> bool:
+        """Whether reading the sums would not wait."""
+        return all(array.is_ready() for array in jax.tree.leaves(self.sums))
 
 
 class Report:
@@ -64,7 +68,7 @@ class Report:
         if step % self._log_every == 0 or step == self._num_steps:
             self._arriving.append(_Interval(step, state.sums, metrics))
             state = state.replace(sums=replicate(ErrorSums.zero(), self._mesh))
-        while self._arriving and self._arriving[0].sums.loss.is_ready():
+        while self._arriving and self._arriving[0].has_arrived():
             self._write_interval(self._arriving.popleft())
         self._progress.update(step)
         return state

@@ -42,9 +42,7 @@ def make_train_step(
         `label` int32 `[n]`) split.
     """
 
-    def device_step(
-        state: TrainState, batch: dict[str, jax.Array]
-    ) -> tuple[TrainState, Metrics]:
+    def device_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         images = state.normalization(batch["image"])
 
         def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Any, Float[Array, "n classes"]]]:

