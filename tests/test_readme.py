@@ -1,0 +1,40 @@
+"""What the README says to type works, and what it names is there."""
+
+import re
+from pathlib import Path
+
+import resnet_jax
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_example_runs():
+    [example] = blocks("python")
+    small = example.replace("resnet50", "resnet18").replace("[8, 224, 224, 3]", "[2, 32, 32, 3]")
+    names = {}
+    exec(small, names)
+    assert names["logits"].shape == (2, 10) and names["logits"].dtype == "float32"
+    assert set(names["updates"]) == {"batch_stats"}
+    assert list(names["features"]) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+
+
+def test_configurations_named_are_those_there_are():
+    named = set(re.findall(r"^\| `(\w+\.py)` \|", README, re.MULTILINE))
+    assert named == {path.name for path in (ROOT / "configs").glob("*.py")}
+
+
+def test_make_targets_named_exist():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
+    assert {"demo", "test", "help", "lint"} <= named <= targets
+
+
+def test_models_named_exist():
+    names = resnet_jax.list_models()
+    for name in re.findall(r"`((?:plain|resnet)\d+(?:_cifar)?)`", README):
+        assert name in names
