@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.dataset = "fashion_mnist_mini"
     config.train_split = "train"
     config.eval_split = "test"
-    config.augmentation = "cifar"
+    config.augmentation = "none"
     config.preprocess = "cifar"
 
     config.batch_size = 64
@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     config.weight_decay = 1e-4
 
     config.log_every = 20
-    config.eval_every = 188
-    config.checkpoint_every = 188
+    config.eval_every = 94
+    config.checkpoint_every = 94
     return config

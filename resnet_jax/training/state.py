@@ -53,7 +53,6 @@ def create_state(
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
 
-    @jax.jit
     def init() -> TrainState:
         variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
         return TrainState(
@@ -66,4 +65,5 @@ def create_state(
             sums=ErrorSums.zero(),
         )
 
-    return init()
+    # It runs once, and optimising it takes XLA five times as long as running it unoptimised.
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})()

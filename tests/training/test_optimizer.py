@@ -46,9 +46,7 @@ def test_step_is_torch_multistep():
 
 def test_cosine_is_torch_cosine():
     config = dataclasses.replace(RECIPE, schedule="cosine", schedule_steps=20)
-    expected = torch_rates(
-        lambda sgd: torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 20), 20, 0.1
-    )
+    expected = torch_rates(lambda sgd: torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 20), 20, 0.1)
     np.testing.assert_allclose(rates(config, 20), expected, rtol=1e-5, atol=1e-9)
     assert rates(config, 25)[-1] == 0
 
