@@ -97,9 +97,7 @@ class AsIs(Transform):
     def batch(  # noqa: D102
         self, images: UInt8[np.ndarray, "n h w c"], uniforms: Float[np.ndarray, "n d"]
     ) -> UInt8[np.ndarray, "n H W C"]:
-        if self.channels in (None, images.shape[3]):
-            return images
-        return super().batch(images, uniforms)
+        return _with_channels(images, self.channels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,7 +127,7 @@ class PadCropMirror(AsIs):
     def batch(  # noqa: D102
         self, images: UInt8[np.ndarray, "n h w c"], uniforms: Float[np.ndarray, "n d"]
     ) -> UInt8[np.ndarray, "n h w c"]:
-        images = super().batch(images, uniforms)
+        images = _with_channels(images, self.channels)
         n, height, width, channels = images.shape
         pad = self.padding
         padded = np.empty((n, height + 2 * pad, width + 2 * pad, channels), np.uint8)
@@ -306,6 +304,14 @@ def eval_transform(
         resize = round(image_size * 8 / 7) if resize is None else resize
         return ResizeCenterCrop(image_size=image_size, resize=resize, channels=channels)
     return AsIs(image_size=image_size, channels=channels)
+
+
+def _with_channels(
+    images: UInt8[np.ndarray, "n h w c"], channels: int | None
+) -> UInt8[np.ndarray, "n h w d"]:
+    if channels in (None, images.shape[3]):
+        return images
+    return np.stack([decode_image(image, channels) for image in images])
 
 
 def _check(name: str, image_size: int | None, channels: int | None) -> None:

@@ -1,0 +1,19 @@
+import pytest
+
+from resnet_jax.data.errors import DataError, nearest
+
+
+@pytest.mark.parametrize("message", ["short", "two\n  lines", "x" * 299, "x" * 300, "x " * 400])
+def test_message_is_one_short_line(message):
+    text = str(DataError(message))
+    assert "\n" not in text and len(text) < 300
+    assert text.removesuffix("...").strip() in " ".join(message.split())
+
+
+def test_is_a_value_error():
+    assert issubclass(DataError, ValueError)
+
+
+def test_nearest_names_what_was_probably_meant():
+    assert "'cifar'" in nearest("cifra", ["none", "cifar", "imagenet"])
+    assert nearest("xyz", ["none", "cifar", "imagenet"]) == ""
