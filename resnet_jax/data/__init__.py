@@ -22,6 +22,10 @@ from .sources import RecordSource as RecordSource
 from .sources import Source as Source
 from .sources import open_source as open_source
 from .transforms import AUGMENTATIONS as AUGMENTATIONS
+from .transforms import AsIs as AsIs
+from .transforms import PadCropMirror as PadCropMirror
+from .transforms import RandomResizedCrop as RandomResizedCrop
+from .transforms import ResizeCenterCrop as ResizeCenterCrop
 from .transforms import Transform as Transform
 from .transforms import eval_transform as eval_transform
 from .transforms import train_transform as train_transform

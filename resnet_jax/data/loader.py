@@ -28,7 +28,7 @@ from .transforms import Transform
 if TYPE_CHECKING:
     import grain
 
-MAX_SEED = 2**64 - 1
+_MAX_SEED = 2**64 - 1
 
 
 class Batch(TypedDict):
@@ -76,8 +76,8 @@ def train_batches(
     """
     import grain
 
-    if not 0 <= seed <= MAX_SEED:
-        raise DataError(f"the seed is {seed}; choose one from 0 to {MAX_SEED}")
+    if not 0 <= seed <= _MAX_SEED:
+        raise DataError(f"the seed is {seed}; choose one from 0 to {_MAX_SEED}")
     share = _Share(batch_size, shard_index, shard_count)
     transform = _fit(transform, source)
     load = _TrainBatch(source, transform, share, seed)

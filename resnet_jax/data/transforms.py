@@ -58,7 +58,11 @@ class Transform(abc.ABC):
         self, images: UInt8[np.ndarray, "n h w c"], uniforms: Float[np.ndarray, "n d"]
     ) -> UInt8[np.ndarray, "n H W C"]:
         """Transforms images of one shape; equal to one call an image."""
-        return np.stack([self(*pair) for pair in zip(images, uniforms, strict=True)])
+        height, width, channels = images.shape[1:]
+        out = np.empty((len(images), *self.output_shape((height, width, channels))), np.uint8)
+        for row, (image, numbers) in enumerate(zip(images, uniforms, strict=True)):
+            out[row] = self(image, numbers)
+        return out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,9 +75,8 @@ class AsIs(Transform):
 
     image_size: int | None = None
 
-    def output_shape(  # noqa: D102
-        self, image_shape: tuple[int | None, int | None, int]
-    ) -> tuple[int, int, int]:
+    def output_shape(self, image_shape: tuple[int | None, int | None, int]) -> tuple[int, int, int]:
+        """Returns the shape of the images, which must be one, and a square of `image_size`."""
         height, width, channels = image_shape
         if height is None or width is None:
             raise DataError(
@@ -87,16 +90,18 @@ class AsIs(Transform):
             )
         return height, width, self.channels or channels
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         image: bytes | UInt8[np.ndarray, "h w c"],
         uniforms: Float[np.ndarray, " d"] = _NO_UNIFORMS,
     ) -> UInt8[np.ndarray, "h w c"]:
+        """Decodes the image."""
         return decode_image(image, self.channels)
 
-    def batch(  # noqa: D102
+    def batch(
         self, images: UInt8[np.ndarray, "n h w c"], uniforms: Float[np.ndarray, "n d"]
     ) -> UInt8[np.ndarray, "n H W C"]:
+        """Returns the images, converted if they have other channels."""
         return _with_channels(images, self.channels)
 
 
@@ -108,25 +113,27 @@ class PadCropMirror(AsIs):
 
     Attributes:
       padding: pixels added on each side.
-      fill: their value. The paper subtracts the mean first and pads with 0 then, which is the
-        mean here; PyTorch's recipes pad with 0 before they normalise, which is black. One number,
-        or one a channel.
+      fill: their value, one number or one a channel. 0 is black, as in PyTorch's recipes, which
+        pad before they normalise; where the mean is subtracted first and zeros are added then, as
+        the paper can be read, the padding is the mean.
     """
 
     num_uniforms: ClassVar[int] = 3
     padding: int = 4
     fill: int | tuple[int, ...] = 0
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         image: bytes | UInt8[np.ndarray, "h w c"],
         uniforms: Float[np.ndarray, " d"] = _NO_UNIFORMS,
     ) -> UInt8[np.ndarray, "h w c"]:
+        """Transforms one image, by numbers for top, left and mirror."""
         return self.batch(decode_image(image, self.channels)[np.newaxis], uniforms[np.newaxis])[0]
 
-    def batch(  # noqa: D102
+    def batch(
         self, images: UInt8[np.ndarray, "n h w c"], uniforms: Float[np.ndarray, "n d"]
     ) -> UInt8[np.ndarray, "n h w c"]:
+        """Transforms images of one shape, without a loop over them."""
         images = _with_channels(images, self.channels)
         n, height, width, channels = images.shape
         pad = self.padding
@@ -172,9 +179,8 @@ class RandomResizedCrop(Transform):
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def output_shape(  # noqa: D102
-        self, image_shape: tuple[int | None, int | None, int]
-    ) -> tuple[int, int, int]:
+    def output_shape(self, image_shape: tuple[int | None, int | None, int]) -> tuple[int, int, int]:
+        """Returns a square of `image_size`."""
         return self.image_size, self.image_size, self.channels or image_shape[2]
 
     def box(
@@ -201,11 +207,12 @@ class RandomResizedCrop(Transform):
         top, left = (height - part_height) // 2, (width - part_width) // 2
         return left, top, left + part_width, top + part_height
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         image: bytes | UInt8[np.ndarray, "h w c"],
         uniforms: Float[np.ndarray, " d"] = _NO_UNIFORMS,
     ) -> UInt8[np.ndarray, "H W C"]:
+        """Transforms one image."""
         picture = open_image(image, self.channels)
         # Cut first: Pillow's resize(box=...) would let pixels outside the part shine in.
         picture = picture.crop(self.box(picture.height, picture.width, uniforms))
@@ -235,16 +242,16 @@ class ResizeCenterCrop(Transform):
                 f"set the resize to {self.image_size} or more"
             )
 
-    def output_shape(  # noqa: D102
-        self, image_shape: tuple[int | None, int | None, int]
-    ) -> tuple[int, int, int]:
+    def output_shape(self, image_shape: tuple[int | None, int | None, int]) -> tuple[int, int, int]:
+        """Returns a square of `image_size`."""
         return self.image_size, self.image_size, self.channels or image_shape[2]
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         image: bytes | UInt8[np.ndarray, "h w c"],
         uniforms: Float[np.ndarray, " d"] = _NO_UNIFORMS,
     ) -> UInt8[np.ndarray, "H W C"]:
+        """Transforms one image."""
         picture = open_image(image, self.channels)
         width, height = picture.size
         short = min(width, height)
@@ -309,9 +316,12 @@ def eval_transform(
 def _with_channels(
     images: UInt8[np.ndarray, "n h w c"], channels: int | None
 ) -> UInt8[np.ndarray, "n h w d"]:
-    if channels in (None, images.shape[3]):
+    if channels is None or channels == images.shape[3]:
         return images
-    return np.stack([decode_image(image, channels) for image in images])
+    out = np.empty((*images.shape[:3], channels), np.uint8)
+    for row, image in enumerate(images):
+        out[row] = decode_image(image, channels)
+    return out
 
 
 def _check(name: str, image_size: int | None, channels: int | None) -> None:

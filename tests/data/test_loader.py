@@ -275,11 +275,7 @@ def test_broken_image_is_named(tmp_path, num_threads):
 
 
 @settings(max_examples=40)
-@given(
-    n=st.integers(1, 30),
-    rows=st.integers(1, 9),
-    shard_count=st.integers(1, 4),
-)
+@given(n=st.integers(1, 30), rows=st.integers(1, 9), shard_count=st.integers(1, 4))
 def test_evaluation_sees_every_example_once(n, rows, shard_count):
     source = numbered_source(n, 2, 3, 1)
     batch_size = rows * shard_count
@@ -308,6 +304,21 @@ def test_evaluation_sees_every_example_once(n, rows, shard_count):
         np.testing.assert_array_equal(batch["image"][mask], source.images[batch["label"][mask]])
         seen += batch["label"][mask].tolist()
     assert seen == list(range(n))
+
+
+@pytest.mark.parametrize("name", data.AUGMENTATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_share_without_an_example_is_padding(name, channels):
+    batches = data.eval_batches(
+        numbered_source(5, channels=3),
+        data.eval_transform(name, 6, channels=channels),
+        batch_size=4,
+        shard_index=1,
+        shard_count=2,
+    )
+    *_, last = batches
+    assert last["image"].shape == (2, 6, 6, channels)
+    assert not last["mask"].any() and not last["image"].any()
 
 
 def test_evaluation_can_be_repeated_and_counted(photographs):
