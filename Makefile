@@ -18,7 +18,7 @@ demo: $(VENV)/.installed ## Train on the bundled images, from scratch, in runs/d
 install: $(VENV)/.installed ## Make .venv and install the package in it
 
 test: $(VENV)/.installed-test ## Run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev ## Check style with ruff
 	@$(BIN)/ruff check

@@ -101,7 +101,8 @@ def test_make_installs_once_and_again_when_the_requirements_change(clone):
 
     # The test extra holds what the package needs, but not the other way round.
     assert make(clone, "test")[1][0].endswith("install --editable .[test]")
-    assert make(clone, "test")[1] == ["-m pytest"]
+    [tests] = make(clone, "test")[1]
+    assert tests.startswith("-m pytest")
 
     os.utime(clone / "pyproject.toml", (2**31, 2**31))
     assert make(clone, "install")[1][0].endswith("install --editable .")
