@@ -24,13 +24,13 @@ def get_config() -> ConfigDict:
     config.preprocess = "cifar"
 
     config.batch_size = 64
-    config.num_epochs = 6.0
+    config.num_steps = 560
     config.learning_rate = 0.1
     config.schedule = "cosine"
     config.warmup_steps = 50
-    config.weight_decay = 1e-4
+    config.weight_decay = 1e-3
 
     config.log_every = 20
-    config.eval_every = 94
-    config.checkpoint_every = 94
+    config.eval_every = 80
+    config.checkpoint_every = 80
     return config
