@@ -1,5 +1,6 @@
 """Loss and errors as sums over images, so that any split into batches gives the same result."""
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
@@ -47,10 +48,21 @@ class ErrorSums(struct.PyTreeNode):
 
 
 def cross_entropy(
-    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"], smoothing: float = 0.0
 ) -> Float[Array, " n"]:
-    """Returns the cross-entropy of the softmax with the labels, an image each, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    """Returns the cross-entropy of the softmax with the labels, an image each, in nats.
+
+    Args:
+      logits: scores.
+      labels: the right classes.
+      smoothing: the part of each label's weight that is spread evenly over all classes
+        (`torch.nn.CrossEntropyLoss(label_smoothing=...)`).
+    """
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return losses
+    evenly = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+    return (1 - smoothing) * losses + smoothing * evenly
 
 
 def error_sums(

@@ -53,6 +53,10 @@ class TrainConfig:
     """`none`, `cifar` (pad 4, crop, mirror) or `imagenet` (random resized crop, mirror)."""
     preprocess: str = "torchvision"
     """`torchvision`, `caffe`, `cifar` (per-pixel mean subtracted) or `none`."""
+    color_augmentation: str = "none"
+    """`none`, or `pca`: along the principal components of ImageNet's colours, as in AlexNet."""
+    on_bad_image: str = "error"
+    """`error`: an image that cannot be decoded ends the run; `skip`: the next one stands in."""
     loader_threads: int | None = None
     """Batches made ready at a time, a thread each; one a processor, at most 16, if not given."""
 
@@ -74,20 +78,33 @@ class TrainConfig:
     a run cut short on the command line follows the beginning of the recipe's schedule."""
     schedule_epochs: float | None = None
     """The same in passes over the training split."""
+    scale_schedule: bool = False
+    """Whether a length from the command line stretches the schedule's boundaries and warm-up."""
     schedule: str = "cosine"
-    """`constant`, `step` (times `decay_factor` at each of `boundaries`) or `cosine` (to zero)."""
+    """`constant`, `step` (times `decay_factor` at each of `boundaries`), `cosine` (to zero) or
+    `plateau` (times `decay_factor` when the evaluation error stops falling)."""
     warmup_steps: int | None = None
     """Steps over which the learning rate rises linearly; or give `warmup_epochs`."""
     warmup_epochs: float | None = None
     """Passes over the training split during which the learning rate rises linearly."""
+    warmup_until_error: float | None = None
+    """Warm-up by training error: until it is below this fraction, `warmup_learning_rate` holds."""
+    warmup_learning_rate: float = 0.01
+    """The learning rate while `warmup_until_error` is awaited."""
     boundaries: tuple[int, ...] = ()
     """Steps at which schedule `step` decays."""
     decay_factor: float = 0.1
     """What the learning rate is multiplied by at each boundary."""
+    plateau_patience: int = 2
+    """Evaluations in a row without a new lowest error that schedule `plateau` puts up with."""
     momentum: float = 0.9
     """Of SGD: velocity = momentum * velocity + gradient."""
     weight_decay: float = 1e-4
     """Times the parameter, added to the gradient before the momentum (PyTorch's order)."""
+    decay_scales_and_biases: bool = True
+    """Whether weight decay reaches batch normalisation and biases, too, as in the paper."""
+    label_smoothing: float = 0.0
+    """The part of each label's weight that is spread evenly over all classes, in training."""
     seed: int = 0
     """Decides the initial parameters and the order and crops of the images; nothing else does."""
 
@@ -118,7 +135,9 @@ UNTIED = (
 _CHOICES = {
     "batch_norm": ("local", "global"),
     "dtype": ("float32", "bfloat16"),
-    "schedule": ("constant", "step", "cosine"),
+    "schedule": ("constant", "step", "cosine", "plateau"),
+    "color_augmentation": ("none", "pca"),
+    "on_bad_image": ("error", "skip"),
     "channels": (1, 3),
     "augmentation": AUGMENTATIONS,
     "preprocess": PREPROCESSES,
@@ -135,6 +154,7 @@ _POSITIVE = (
     "schedule_epochs",
     "learning_rate",
     "learning_rate_batch_size",
+    "warmup_learning_rate",
     "decay_factor",
     "log_every",
     "eval_every",
@@ -146,7 +166,7 @@ _LENGTHS = (
     ("warmup_steps", "warmup_epochs"),
     ("schedule_steps", "schedule_epochs"),
 )
-_NOT_NEGATIVE = ("warmup_steps", "warmup_epochs", "weight_decay", "seed")
+_NOT_NEGATIVE = ("plateau_patience", "warmup_steps", "warmup_epochs", "weight_decay", "seed")
 
 _MODEL_OPTIONS: dict[str, type] = {
     "shortcut": str,
@@ -270,8 +290,14 @@ def _check_ranges(config: TrainConfig) -> None:
             raise ConfigError(f"config.{key}={value} must not be negative")
     if config.seed >= 2**32:
         raise ConfigError(f"config.seed={config.seed} must be below 2**32")
-    if not 0 <= config.momentum < 1:
-        raise ConfigError(f"config.momentum={config.momentum} must be at least 0 and below 1")
+    for key in ("momentum", "label_smoothing"):
+        value = getattr(config, key)
+        if not 0 <= value < 1:
+            raise ConfigError(f"config.{key}={value} must be at least 0 and below 1")
+    if config.warmup_until_error is not None and not 0 < config.warmup_until_error < 1:
+        raise ConfigError(
+            f"config.warmup_until_error={config.warmup_until_error} must be between 0 and 1"
+        )
     for one, other in _LENGTHS:
         if getattr(config, one) is not None and getattr(config, other) is not None:
             raise ConfigError(f"config.{one} and config.{other} are both given; keep one of them")

@@ -46,16 +46,12 @@ def train(
     open_workdir(workdir, config)
 
     schedule = make_schedule(config, len(experiment.train_source))
-    optimizer = make_optimizer(config, schedule)
+    optimizer = make_optimizer(config)
     state = create_state(
-        experiment.model,
-        optimizer,
-        experiment.normalization,
-        experiment.image_shape,
-        config.seed,
+        config, experiment.model, optimizer, experiment.normalization, experiment.image_shape
     )
     state = replicate(state, mesh)
-    train_step = make_train_step(experiment.model, optimizer, schedule, mesh)
+    train_step = make_train_step(config, experiment.model, optimizer, schedule, mesh)
     eval_step = make_eval_step(experiment.model, mesh)
     batches = train_iterator(config, experiment)
 
@@ -92,6 +88,8 @@ def train(
                     eval_step, variables, state.normalization, eval_batches(experiment), mesh
                 )
                 report.evaluation(step, config.eval_split, result)
+                feedback = state.feedback.after_evaluation(config, result["top1_error"])
+                state = state.replace(feedback=replicate(feedback, mesh))
             if result or step % config.checkpoint_every == 0:
                 report.flush()
                 checkpoints.save(step, state, batches.get_state(), result)

@@ -1,6 +1,10 @@
 """SGD with momentum as the paper and PyTorch do it, and the course of its learning rate."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -13,7 +17,8 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     Linear warm-up reaches the peak at update `warmup_steps` (the first update already moves: it
     takes a `1 / warmup_steps` part of the peak). Then `constant` stays; `step` multiplies by
     `decay_factor` from each boundary on (paper, Section 4.2: 32k and 48k iterations); `cosine`
-    falls to zero at the schedule's end and stays there.
+    falls to zero at the schedule's end and stays there. `plateau` is
+    constant here: the errors move it, see `Feedback`.
 
     Args:
       config: the run.
@@ -24,12 +29,17 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
         peak *= config.batch_size / config.learning_rate_batch_size
     warmup = in_steps(config.warmup_steps, config.warmup_epochs, config, train_size)
     length = in_steps(config.schedule_steps, config.schedule_epochs, config, train_size)
+    boundaries = np.asarray(config.boundaries)
+    if config.scale_schedule:
+        run = in_steps(config.num_steps, config.num_epochs, config, train_size)
+        stretch = run / length
+        warmup, boundaries, length = round(warmup * stretch), np.rint(boundaries * stretch), run
 
     def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
         count = jnp.asarray(count)
         rate = jnp.asarray(peak, jnp.float32)
         if config.schedule == "step":
-            decays = jnp.sum(count >= jnp.asarray(config.boundaries))
+            decays = jnp.sum(count >= jnp.asarray(boundaries))
             rate *= jnp.asarray(config.decay_factor, jnp.float32) ** decays
         elif config.schedule == "cosine":
             done = (count - warmup) / max(length - warmup, 1)
@@ -41,15 +51,22 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns SGD in PyTorch's order (`torch.optim.SGD`).
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Returns SGD with momentum in PyTorch's order (`torch.optim.SGD`), for a learning rate of one.
 
     gradient += weight_decay * parameter; velocity = momentum * velocity + gradient;
-    parameter -= learning_rate * velocity. Weight decay reaches every parameter, the scales and
-    biases of batch normalisation too, as in the paper.
+    update = -velocity, which the step multiplies by the learning rate. Weight decay reaches every
+    parameter, as in the paper, or the kernels alone.
     """
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(
+            config.weight_decay, mask=None if config.decay_scales_and_biases else kernels
+        ),
         optax.trace(decay=config.momentum),
-        optax.scale_by_learning_rate(schedule),
+        optax.scale(-1.0),
     )
+
+
+def kernels(params: Any) -> Any:
+    """Returns the tree of `params` with True at convolution and classifier kernels, else False."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

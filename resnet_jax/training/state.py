@@ -11,6 +11,8 @@ from jaxtyping import Array, Int, UInt32
 
 from ..data import Normalization
 from ..evaluation.metrics import ErrorSums
+from .config import TrainConfig
+from .feedback import Feedback
 
 
 class TrainState(struct.PyTreeNode):
@@ -23,6 +25,7 @@ class TrainState(struct.PyTreeNode):
       opt_state: optax's state, the momenta.
       key: data of the key from which step k's is folded: `fold_in(wrap_key_data(key), k)`.
       normalization: what is subtracted from and divided out of the images; computed once.
+      feedback: what the learning rate knows of the errors so far.
       sums: loss and errors of the training batches since the last line in the log.
     """
 
@@ -32,26 +35,27 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     key: UInt32[Array, " 2"]
     normalization: Normalization
+    feedback: Feedback
     sums: ErrorSums
 
 
 def create_state(
+    config: TrainConfig,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     normalization: Normalization,
     image_shape: tuple[int, int, int],
-    seed: int,
 ) -> TrainState:
     """Returns the state before the first step; it depends on the seed alone.
 
     Args:
+      config: the run; its seed is that of the initial parameters and of the keys of all steps.
       model: the network.
       optimizer: what updates its parameters.
       normalization: of the images.
       image_shape: height, width and channels of the images that the network is to see.
-      seed: of the initial parameters and of the keys of all steps.
     """
-    init_key, step_key = jax.random.split(jax.random.key(seed))
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
 
     def init() -> TrainState:
         variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
@@ -62,6 +66,7 @@ def create_state(
             opt_state=optimizer.init(variables["params"]),
             key=jax.random.key_data(step_key),
             normalization=normalization,
+            feedback=Feedback.start(config),
             sums=ErrorSums.zero(),
         )
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ..evaluation.metrics import ErrorSums, cross_entropy, error_sums
 from ..parallel import DATA_AXIS
+from .config import TrainConfig
 from .state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
@@ -19,6 +20,7 @@ TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metri
 
 
 def make_train_step(
+    config: TrainConfig,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
@@ -35,8 +37,9 @@ def make_train_step(
     where devices talk. The state stays equal on all of them.
 
     Args:
+      config: the run: label smoothing, colour augmentation and warm-up by error are part of a step.
       model: the network.
-      optimizer: what turns gradients into updates.
+      optimizer: what turns gradients into updates, for a learning rate of one.
       schedule: the learning rate as a function of the number of updates done.
       mesh: the devices; `state` comes replicated over them, `batch` (`image` uint8 `[n, h, w, c]`,
         `label` int32 `[n]`) split.
@@ -52,22 +55,24 @@ def make_train_step(
                 train=True,
                 mutable=["batch_stats"],
             )
-            loss = jnp.mean(cross_entropy(logits, batch["label"]))
+            loss = jnp.mean(cross_entropy(logits, batch["label"], config.label_smoothing))
             return loss, (updates["batch_stats"], logits)
 
         grads, (batch_stats, logits) = jax.grad(loss_fn, has_aux=True)(state.params)
         grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
         sums: ErrorSums = jax.lax.psum(error_sums(logits, batch["label"]), DATA_AXIS)
+        learning_rate = state.feedback.learning_rate(config, schedule(state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        metrics = {"learning_rate": schedule(state.step)}
+        updates = jax.tree.map(lambda update: learning_rate * update, updates)
         state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
+            feedback=state.feedback.after_step(config, sums.top1_wrong / sums.count),
             sums=state.sums + sums,
         )
-        return state, metrics
+        return state, {"learning_rate": learning_rate}
 
     step = jax.shard_map(
         device_step,

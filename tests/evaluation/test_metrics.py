@@ -1,11 +1,12 @@
 """Errors and losses against plain NumPy and PyTorch."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from resnet_jax.evaluation import ErrorSums, error_sums
+from resnet_jax.evaluation import ErrorSums, cross_entropy, error_sums
 
 
 def reference(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -64,3 +65,15 @@ def test_scores_that_are_not_numbers_are_errors():
     assert means["top1_error"] == means["top5_error"] == 1
     logits = jnp.zeros((1, 10)).at[0, 3].set(jnp.nan)
     assert error_sums(logits, jnp.asarray([0])).means()["top1_error"] == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_smoothing_is_torchs(smoothing):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(9, 10)), rng.integers(10, size=9)
+    expected = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), reduction="none", label_smoothing=smoothing
+    )
+    with jax.enable_x64(True):
+        losses = cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)

@@ -98,12 +98,44 @@ def test_updates_are_torch_sgd(momentum):
         decay.step()
 
     with jax.enable_x64(True):
-        optimizer = make_optimizer(config, make_schedule(config, 1000))
+        optimizer, schedule = make_optimizer(config), make_schedule(config, 1000)
         params = jax.tree.map(jnp.asarray, start)
         state = optimizer.init(params)
-        for grad in grads:
+        for count, grad in enumerate(grads):
             updates, state = optimizer.update(jax.tree.map(jnp.asarray, grad), state, params)
+            updates = jax.tree.map(lambda update, rate=schedule(count): rate * update, updates)
             params = optax.apply_updates(params, updates)
         for name, tensor in tensors.items():
             # The learning rate is float32's nearest to 0.1 and 0.01.
             np.testing.assert_allclose(params[name], tensor.detach(), rtol=0, atol=1e-7)
+
+
+def test_a_longer_or_shorter_run_can_stretch_the_schedule():
+    config = dataclasses.replace(
+        RECIPE, schedule="step", boundaries=(50, 75), warmup_steps=8, num_steps=20
+    )
+    assert rates(config, 20).min() == pytest.approx(0.1 / 8)
+    stretched = rates(dataclasses.replace(config, scale_schedule=True), 20)
+    np.testing.assert_allclose(stretched[2:10], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(stretched[10:15], 0.01, rtol=1e-6)
+    np.testing.assert_allclose(stretched[15:], 0.001, rtol=1e-6)
+
+
+def test_weight_decay_can_spare_all_but_kernels():
+    params = {
+        "stem": {
+            "conv": {"kernel": jnp.ones(2)},
+            "bn": {"scale": jnp.ones(2), "bias": jnp.ones(2)},
+        },
+        "head": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+    }
+    config = dataclasses.replace(RECIPE, weight_decay=0.5, decay_scales_and_biases=False)
+    optimizer = make_optimizer(config)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    decayed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, update in jax.tree_util.tree_leaves_with_path(updates)
+        if np.any(update)
+    }
+    assert decayed == {"stem/conv/kernel", "head/kernel"}

@@ -1,5 +1,7 @@
 """The compiled step against PyTorch on one device, and against itself on several."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -31,15 +33,16 @@ def batches(count: int, size: int) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def run(devices: int, data, norm_axis_name=None, seed: int = 0):
+def run(devices: int, data, norm_axis_name=None, **changes):
+    config = dataclasses.replace(CONFIG, **changes)
     mesh = data_mesh(jax.devices()[:devices])
     model = create_model("resnet20_cifar", 10, norm_axis_name=norm_axis_name)
-    schedule = make_schedule(CONFIG, 100)
-    optimizer = make_optimizer(CONFIG, schedule)
+    schedule = make_schedule(config, 100)
+    optimizer = make_optimizer(config)
     normalization = make_normalization("torchvision", 3)
-    state = create_state(model, optimizer, normalization, (8, 8, 3), seed)
+    state = create_state(config, model, optimizer, normalization, (8, 8, 3))
     state = replicate(state, mesh)
-    step = make_train_step(model, optimizer, schedule, mesh)
+    step = make_train_step(config, model, optimizer, schedule, mesh)
     rates = []
     for batch in data:
         state, metrics = step(state, shard_batch(batch, mesh))
