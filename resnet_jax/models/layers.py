@@ -11,12 +11,13 @@ kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
-    """Convolution without bias, padded as `torch.nn.Conv2d(padding=dilation * (k // 2))`.
+    """Convolution, padded as `torch.nn.Conv2d(padding=dilation * (k // 2))`.
 
     The padding is the same on all sides. XLA's "SAME" is not: with a stride of two and an even
     size it pads less before than after, and weights from PyTorch give other logits.
 
-    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by its fan-out.
+    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by its fan-out, and
+    with `use_bias` a `bias` of shape [features], zero at first.
 
     Attributes:
         features: number of output channels.
@@ -24,6 +25,7 @@ class Conv(nn.Module):
         stride: step of the window in height and width.
         dilation: distance between the kernel's taps.
         groups: number of groups that the channels are split into.
+        use_bias: adds a number to each output channel; batch normalisation makes it needless.
         dtype: type to compute in; by default what the input and the kernel promote to.
     """
 
@@ -32,6 +34,7 @@ class Conv(nn.Module):
     stride: int = 1
     dilation: int = 1
     groups: int = 1
+    use_bias: bool = False
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -42,7 +45,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         padding = self.dilation * (size // 2)
-        return lax.conv_general_dilated(
+        y = lax.conv_general_dilated(
             x,
             kernel,
             window_strides=(self.stride, self.stride),
@@ -51,6 +54,10 @@ class Conv(nn.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y + bias.astype(y.dtype)
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:

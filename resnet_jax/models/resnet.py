@@ -1,7 +1,7 @@
 """Residual networks and their plain twins ("Deep Residual Learning", arXiv 1512.03385)."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -100,6 +100,11 @@ class ResNet(nn.Module):
             to a dilation of the 3x3 convolutions, as in torchvision; bottlenecks only.
         freeze_batch_norm: normalise by the running statistics, and leave them as they are, also
             while training. Scales and biases still have gradients.
+        folded: the convolutions have biases and there is no batch normalisation, nor
+            `batch_stats`; what `resnet_jax.fold_batch_norm` returns.
+        remat: keep only the blocks' inputs for the backward pass and compute the rest of their
+            activations anew; the same gradients from less memory, at the cost of a second forward
+            pass.
         norm_axis_name: mesh axis, or axes, over which the batch's statistics are shared. By
             default every shard has its own.
         dtype: type to compute in; by default what the images and the parameters promote to.
@@ -121,6 +126,8 @@ class ResNet(nn.Module):
     zero_init_residual: bool = False
     replace_stride_with_dilation: Sequence[bool] | None = None
     freeze_batch_norm: bool = False
+    remat: bool = False
+    folded: bool = False
     norm_axis_name: str | tuple[str, ...] | None = None
     dtype: DTypeLike | None = None
 
@@ -162,9 +169,9 @@ class ResNet(nn.Module):
         "stem" is the activated map before the max pool. Arguments are those of `__call__`.
         """
         check_images(self, images)
-        conv = partial(Conv, dtype=self.dtype)
+        conv = partial(Conv, use_bias=self.folded, dtype=self.dtype)
         norm = partial(
-            BatchNorm,
+            _no_norm if self.folded else BatchNorm,
             use_running_average=not train or self.freeze_batch_norm,
             axis_name=self.norm_axis_name,
             dtype=self.dtype,
@@ -175,7 +182,8 @@ class ResNet(nn.Module):
         shortcut = None
         if self.residual:
             shortcut = partial(Shortcut, option=self.shortcut, conv=conv, norm=norm)
-        block = partial(self.block, norm=norm, last_norm=last_norm, shortcut=shortcut)
+        block_class = nn.remat(self.block) if self.remat else self.block
+        block = partial(block_class, norm=norm, last_norm=last_norm, shortcut=shortcut)
         if self.block is BottleneckBlock:
             block = partial(
                 block,
@@ -201,6 +209,10 @@ class ResNet(nn.Module):
             stage = Stage(stage_block, conv, size, stride, first_dilation, dilation, name=name)
             x = features[name] = stage(x)
         return features
+
+
+def _no_norm(**_: object) -> Callable[[Array], Array]:
+    return lambda x: x
 
 
 def _head_bias_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike, fan_in: int) -> Array:
