@@ -6,6 +6,7 @@ Imports nothing heavy, so that help and bad usage answer at once.
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -71,11 +72,20 @@ def _is_bad_input(error: Exception) -> bool:
 
 
 def _is_failure(error: Exception) -> bool:
-    if isinstance(error, OSError | MemoryError):
+    if isinstance(error, OSError | MemoryError) or _system_error(error):
         return True
     import jax  # Not at the top: a command that fails on its usage does not need it.
 
     return isinstance(error, jax.errors.JaxRuntimeError)
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error that tensorstore, below Orbax, reports in the words of another one."""
+    code = re.search(r"\[os_error_code='(\d+)'\]", str(error))
+    path = re.search(r'local file "([^"]*)"', str(error))
+    if code is None:
+        return None
+    return OSError(int(code[1]), os.strerror(int(code[1])), path[1] if path else None)
 
 
 def _package(kind: type) -> str:
@@ -83,6 +93,7 @@ def _package(kind: type) -> str:
 
 
 def _describe(error: Exception) -> str:
+    error = _system_error(error) or error
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     lines = str(error).splitlines()
@@ -96,7 +107,8 @@ def _silence_libraries() -> None:
     # absl's logger has a class of its own, which must be registered before the logger is made.
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Orbax logs as errors, with their tracebacks, the exceptions that it raises as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

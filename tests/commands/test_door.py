@@ -50,6 +50,13 @@ def test_bad_input_is_one_line_and_status_2(kind, capsys):
         (OSError("cannot identify image file"), "cannot identify image file"),
         (MemoryError(), "MemoryError"),
         (
+            ValueError(
+                'RESOURCE_EXHAUSTED: Error writing "params/0" in database at local file "/a/b":'
+                " Failed to write 5 bytes to file 6: No space left on device [os_error_code='28']"
+            ),
+            "No space left on device: /a/b",
+        ),
+        (
             jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nmore"),
             "RESOURCE_EXHAUSTED: 3 GiB",
         ),
