@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from .errors import DataError, nearest
 
-PREPROCESSES = ("torchvision", "caffe", "cifar", "none")
+PREPROCESSES = ("torchvision", "caffe", "cifar", "per_pixel_mean", "none")
 """Names that `make_normalization` and `--preprocess` take."""
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,10 +49,11 @@ def make_normalization(
 
     Args:
       preprocess: `"torchvision"`, ImageNet's channel means and deviations; `"caffe"`, the authors'
-        released weights: BGR on [0, 255] less a channel mean; `"cifar"`, the paper's recipe
-        (Section 4.2): the training images' per-pixel mean subtracted; `"none"`, [0, 1] as it is.
+        released weights: BGR on [0, 255] less a channel mean; `"per_pixel_mean"`, the paper's
+        recipe (Sections 3.4 and 4.2): the mean training image subtracted; `"cifar"`, the same;
+        `"none"`, [0, 1] as it is.
       channels: the number of channels of the images, 1 or 3.
-      pixel_mean: for `"cifar"`, the mean training image on [0, 1].
+      pixel_mean: for `"per_pixel_mean"` and `"cifar"`, the mean training image on [0, 1].
 
     Raises:
       DataError: an unknown name, a three-channel normalisation of grey images, or no mean image.
@@ -75,7 +76,7 @@ def make_normalization(
     if preprocess == "none":
         return _normalization(np.zeros(channels), np.ones(channels))
     if pixel_mean is None:
-        raise DataError("preprocess 'cifar' needs the mean training image; pass pixel_mean")
+        raise DataError(f"preprocess {preprocess!r} needs the mean training image; pass pixel_mean")
     return _normalization(pixel_mean, np.ones(channels))
 
 

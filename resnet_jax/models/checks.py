@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from resnet_jax.models.resnet import ResNet
 
 _CHOICES = {"stem": ("imagenet", "cifar"), "shortcut": ("A", "B", "C")}
-_FLAGS = ("residual", "stride_on_first", "zero_init_residual", "freeze_batch_norm", "folded")
+_FLAGS = (
+    "residual",
+    "stride_on_first",
+    "zero_init_residual",
+    "freeze_batch_norm",
+    "remat",
+    "folded",
+)
 _BOTTLENECK_ONLY = {"groups": 1, "width_per_group": 64, "stride_on_first": False}
 
 

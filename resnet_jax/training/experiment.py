@@ -98,10 +98,10 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
 
 def compute_normalization(config: TrainConfig, experiment: Experiment) -> data.Normalization:
     """Returns the images' normalisation; a mean image is taken over the whole training split."""
-    if config.preprocess != "cifar":
+    if config.preprocess not in ("cifar", "per_pixel_mean"):
         return experiment.normalization
     pixel_mean = data.pixel_mean(experiment.train_source, experiment.eval_transform)
-    return data.make_normalization("cifar", experiment.image_shape[2], pixel_mean)
+    return data.make_normalization(config.preprocess, experiment.image_shape[2], pixel_mean)
 
 
 def train_iterator(config: TrainConfig, experiment: Experiment) -> Any:

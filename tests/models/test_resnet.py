@@ -221,3 +221,23 @@ def test_shards_train_as_one_batch_if_they_share_their_statistics(norm_axis_name
     np.testing.assert_allclose(logits, np.concatenate([one for one, _ in expected]), 1e-4, 1e-4)
     stats = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *(two for _, two in expected))
     assert_near(jax.device_get(updates), jax.device_get(stats), 1e-5)
+
+
+def test_remat_gives_the_same_gradients():
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    models = [create_model("resnet20_cifar", 10, remat=remat) for remat in (False, True)]
+    variables = models[0].init(jax.random.key(0), images)
+
+    def gradients(model):
+        def loss(params):
+            logits, updates = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(jnp.square(logits)), updates
+
+        return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+
+    kept, recomputed = map(gradients, models)
+    assert jax.tree.structure(kept) == jax.tree.structure(recomputed)
+    for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(recomputed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())

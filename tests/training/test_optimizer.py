@@ -102,8 +102,9 @@ def test_updates_are_torch_sgd(momentum):
         params = jax.tree.map(jnp.asarray, start)
         state = optimizer.init(params)
         for count, grad in enumerate(grads):
+            rate = schedule(count)
             updates, state = optimizer.update(jax.tree.map(jnp.asarray, grad), state, params)
-            updates = jax.tree.map(lambda update, rate=schedule(count): rate * update, updates)
+            updates = jax.tree.map(rate.__mul__, updates)
             params = optax.apply_updates(params, updates)
         for name, tensor in tensors.items():
             # The learning rate is float32's nearest to 0.1 and 0.01.

@@ -1,0 +1,21 @@
+"""ResNet-110 on CIFAR-10, the paper's recipe: 6.43 % test error (Table 6).
+
+Usage, with TFDS's `cifar10` in DIR; `:45k` behind the file's name sets 5,000 images apart:
+
+    python train.py --config configs/cifar10_resnet110.py --workdir runs/cifar10_resnet110 \
+        --config.data_dir=DIR
+
+The learning rate is 0.01 until the training error is below 80 %, then 0.1 as for the others.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.recipes.cifar10_paper import cifar10_paper
+
+
+def get_config(split: str = "50k") -> ConfigDict:
+    """Returns the experiment; `split` is `"50k"` or `"45k"`."""
+    config = cifar10_paper("resnet110_cifar", split)
+    config.warmup_learning_rate = 0.01
+    config.warmup_until_error = 0.8
+    return config

@@ -1,0 +1,18 @@
+"""ResNet-18 on ImageNet, the paper's recipe: 27.88 % top-1 error (10-crop, shortcut A) in Table 2.
+
+Usage, with TFDS's `imagenet2012` in DIR (not run to its end by us):
+
+    python train.py --config configs/resnet18_imagenet_paper.py --workdir runs/resnet18 \
+        --config.data_dir=DIR
+"""
+
+from ml_collections import ConfigDict
+
+from configs.recipes.imagenet_paper import imagenet_paper
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    config = imagenet_paper("resnet18")
+    config.model_options.shortcut = "A"
+    return config
