@@ -1,4 +1,4 @@
-"""ResNet-50 on ImageNet: 90 epochs, linear warm-up, cosine.
+"""ResNet-50 on ImageNet: 90 epochs, warm-up, cosine, label smoothing, no decay of scales and biases.
 
     python train.py --config configs/resnet50_imagenet.py --workdir runs/resnet50 \
         --config.data_dir=DIR [--config.batch_size=1024]
@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config = default_config()
 
     config.model = "resnet50"
+    config.model_options.zero_init_residual = True
 
     config.dataset = "imagenet2012"
     config.train_split = "train"
@@ -34,6 +35,8 @@ def get_config() -> ConfigDict:
     config.warmup_epochs = 5.0
     config.momentum = 0.9
     config.weight_decay = 1e-4
+    config.decay_scales_and_biases = False
+    config.label_smoothing = 0.1
 
     config.log_every = 100
     config.eval_every = 5004

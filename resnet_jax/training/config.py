@@ -31,6 +31,8 @@ class TrainConfig:
     """Options of `create_model`, such as `shortcut` and `zero_init_residual`."""
     num_classes: int | None = None
     """Outputs of the classifier; as many as the data set has classes if not given."""
+    remat: bool = False
+    """Whether activations are computed anew in the backward pass: less memory, a third slower."""
     batch_norm: str = "local"
     """`"local"`: statistics per device, as in the paper; `"global"`: shared by all devices."""
     dtype: str = "float32"
@@ -63,6 +65,8 @@ class TrainConfig:
     # The optimiser.
     batch_size: int = 256
     """Images a step, over all devices."""
+    accumulate_steps: int = 1
+    """Into how many parts, one after the other, each device's share of a batch is divided."""
     eval_batch_size: int | None = None
     """Images an evaluation step; `batch_size` if not given. Rounded up to the device count."""
     num_steps: int | None = None
@@ -103,6 +107,8 @@ class TrainConfig:
     """Times the parameter, added to the gradient before the momentum (PyTorch's order)."""
     decay_scales_and_biases: bool = True
     """Whether weight decay reaches batch normalisation and biases, too, as in the paper."""
+    ema_decay: float | None = None
+    """If given, weights and statistics are averaged over steps, and the averages evaluated."""
     label_smoothing: float = 0.0
     """The part of each label's weight that is spread evenly over all classes, in training."""
     seed: int = 0
@@ -147,6 +153,7 @@ _POSITIVE = (
     "image_size",
     "loader_threads",
     "batch_size",
+    "accumulate_steps",
     "eval_batch_size",
     "num_steps",
     "num_epochs",
@@ -294,6 +301,8 @@ def _check_ranges(config: TrainConfig) -> None:
         value = getattr(config, key)
         if not 0 <= value < 1:
             raise ConfigError(f"config.{key}={value} must be at least 0 and below 1")
+    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
+        raise ConfigError(f"config.ema_decay={config.ema_decay} must be between 0 and 1")
     if config.warmup_until_error is not None and not 0 < config.warmup_until_error < 1:
         raise ConfigError(
             f"config.warmup_until_error={config.warmup_until_error} must be between 0 and 1"

@@ -52,6 +52,11 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
             f"config.batch_size={config.batch_size} does not divide over {mesh.size} devices; "
             f"make it a multiple of {mesh.size}"
         )
+    if config.batch_size // mesh.size % config.accumulate_steps:
+        raise ConfigError(
+            f"a device's {config.batch_size // mesh.size} images do not divide into "
+            f"config.accumulate_steps={config.accumulate_steps} parts; make batch_size a multiple"
+        )
     train_source = data.open_source(config.dataset, config.train_split, config.data_dir)
     eval_source = data.open_source(config.dataset, config.eval_split, config.data_dir)
     num_classes = config.num_classes or train_source.num_classes
@@ -77,6 +82,7 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         config.model,
         num_classes=num_classes,
         dtype=config.dtype,
+        remat=config.remat,
         norm_axis_name=DATA_AXIS if config.batch_norm == "global" else None,
         **config.model_options,
     )

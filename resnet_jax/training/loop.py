@@ -83,9 +83,8 @@ def train(
             result = None
             if step % config.eval_every == 0 or step == num_steps:
                 report.flush()
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
                 result = evaluate(
-                    eval_step, variables, state.normalization, eval_batches(experiment), mesh
+                    eval_step, state.variables, state.normalization, eval_batches(experiment), mesh
                 )
                 report.evaluation(step, config.eval_split, result)
                 feedback = state.feedback.after_evaluation(config, result["top1_error"])

@@ -25,6 +25,7 @@ class TrainState(struct.PyTreeNode):
       opt_state: optax's state, the momenta.
       key: data of the key from which step k's is folded: `fold_in(wrap_key_data(key), k)`.
       normalization: what is subtracted from and divided out of the images; computed once.
+      average: moving averages of `params` and `batch_stats` (`config.ema_decay`), or None.
       feedback: what the learning rate knows of the errors so far.
       sums: loss and errors of the training batches since the last line in the log.
     """
@@ -35,8 +36,16 @@ class TrainState(struct.PyTreeNode):
     opt_state: optax.OptState
     key: UInt32[Array, " 2"]
     normalization: Normalization
+    average: Any
     feedback: Feedback
     sums: ErrorSums
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network to evaluate: the averages where there are any, else what is trained."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(
@@ -66,6 +75,7 @@ def create_state(
             opt_state=optimizer.init(variables["params"]),
             key=jax.random.key_data(step_key),
             normalization=normalization,
+            average=None if config.ema_decay is None else jax.tree.map(jnp.copy, variables),
             feedback=Feedback.start(config),
             sums=ErrorSums.zero(),
         )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ..evaluation.metrics import ErrorSums, cross_entropy, error_sums
 from ..parallel import DATA_AXIS
@@ -45,30 +45,62 @@ def make_train_step(
         `label` int32 `[n]`) split.
     """
 
-    def device_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        images = state.normalization(batch["image"])
+    def gradients(
+        params: Any, batch_stats: Any, images: Float[Array, "n h w c"], labels: Int[Array, " n"]
+    ) -> tuple[Any, Any, ErrorSums]:
+        """Gradients of the mean loss, new running statistics, sums of loss and errors."""
 
         def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Any, Float[Array, "n classes"]]]:
             logits, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
+                {"params": params, "batch_stats": batch_stats},
                 images,
                 train=True,
                 mutable=["batch_stats"],
             )
-            loss = jnp.mean(cross_entropy(logits, batch["label"], config.label_smoothing))
+            loss = jnp.mean(cross_entropy(logits, labels, config.label_smoothing))
             return loss, (updates["batch_stats"], logits)
 
-        grads, (batch_stats, logits) = jax.grad(loss_fn, has_aux=True)(state.params)
+        grads, (new_stats, logits) = jax.grad(loss_fn, has_aux=True)(params)
+        return grads, new_stats, error_sums(logits, labels)
+
+    def accumulated_gradients(
+        params: Any, batch_stats: Any, images: Float[Array, "n h w c"], labels: Int[Array, " n"]
+    ) -> tuple[Any, Any, ErrorSums]:
+        """The same from `accumulate_steps` equal parts of the batch, one after the other."""
+        parts = config.accumulate_steps
+        if parts == 1:
+            return gradients(params, batch_stats, images, labels)
+
+        def add(carry: Any, part: Any) -> tuple[Any, None]:
+            total, batch_stats, sums = carry
+            grads, batch_stats, part_sums = gradients(params, batch_stats, *part)
+            total = jax.tree.map(lambda a, b: a + b / parts, total, grads)
+            return (total, batch_stats, sums + part_sums), None
+
+        start = (jax.tree.map(jnp.zeros_like, params), batch_stats, ErrorSums.zero())
+        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (images, labels))
+        # XLA's CPU back end runs convolutions inside a loop many times slower than outside.
+        unroll = parts if mesh.devices.flat[0].platform == "cpu" else 1
+        return jax.lax.scan(add, start, split, unroll=unroll)[0]
+
+    def device_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        images = state.normalization(batch["image"])
+        grads, batch_stats, sums = accumulated_gradients(
+            state.params, state.batch_stats, images, batch["label"]
+        )
         grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
-        sums: ErrorSums = jax.lax.psum(error_sums(logits, batch["label"]), DATA_AXIS)
+        sums = jax.lax.psum(sums, DATA_AXIS)
+
         learning_rate = state.feedback.learning_rate(config, schedule(state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: learning_rate * update, updates)
+        params = optax.apply_updates(state.params, updates)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            average=_moved(config, state, params, batch_stats),
             feedback=state.feedback.after_step(config, sums.top1_wrong / sums.count),
             sums=state.sums + sums,
         )
@@ -83,3 +115,15 @@ def make_train_step(
         check_vma=False,
     )
     return jax.jit(step, donate_argnums=0)
+
+
+def _moved(config: TrainConfig, state: TrainState, params: Any, batch_stats: Any) -> Any:
+    """The moving average of weights and statistics after a step; its memory grows from short."""
+    if config.ema_decay is None:
+        return None
+    count = state.step + 1
+    decay = jnp.minimum(config.ema_decay, (1 + count) / (10 + count))
+    new = {"params": params, "batch_stats": batch_stats}
+    return jax.tree.map(
+        lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), state.average, new
+    )
