@@ -4,7 +4,12 @@ A source (`open_source`) holds images and labels, a transform makes an image rea
 cuts batches: `train_batches` with `train_iterator`, `eval_batches`.
 """
 
+from .base import ArraySource as ArraySource
+from .base import BadImageError as BadImageError
+from .base import Example as Example
+from .base import Source as Source
 from .errors import DataError as DataError
+from .folders import FolderSource as FolderSource
 from .loader import Batch as Batch
 from .loader import EvalBatch as EvalBatch
 from .loader import EvalBatches as EvalBatches
@@ -16,10 +21,7 @@ from .normalization import PREPROCESSES as PREPROCESSES
 from .normalization import Normalization as Normalization
 from .normalization import make_normalization as make_normalization
 from .sources import BUNDLED as BUNDLED
-from .sources import ArraySource as ArraySource
-from .sources import Example as Example
 from .sources import RecordSource as RecordSource
-from .sources import Source as Source
 from .sources import open_source as open_source
 from .transforms import AUGMENTATIONS as AUGMENTATIONS
 from .transforms import AsIs as AsIs

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8, UInt64
 
+from .base import ArraySource, Source, broken_image
 from .errors import DataError
-from .sources import ArraySource, Source, broken_image
 from .transforms import Transform
 
 if TYPE_CHECKING:

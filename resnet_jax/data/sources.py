@@ -1,23 +1,23 @@
-"""Where images and labels come from: any TFDS data set that is prepared as ArrayRecord files.
+"""Where images and labels come from: TFDS data sets in ArrayRecord form, and folders of images.
 
 A `Source` is a sequence of images with their labels. Data sets whose images all have one shape and
 fit in memory are decoded once, when they are opened (`ArraySource`); of all others the encoded
-bytes are handed out (`RecordSource`), so that an image is decoded only where it is needed, and
-only as much of it as is needed. TensorFlow takes no part in either.
+bytes are handed out (`RecordSource`, `FolderSource`), so that an image is decoded only where it is
+needed, and only as much of it as is needed. TensorFlow takes no part in either.
 """
 
 import dataclasses
 import os
 import shlex
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8
 
-from .decode import decode_image
+from .base import ArraySource, BadImageError, Example, read_into_memory
 from .errors import DataError, nearest
+from .folders import FolderSource, is_folder, open_folder
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 """The `data_dir` of the data sets that come with the package."""
@@ -28,94 +28,7 @@ BUNDLED = ("fashion_mnist_mini",)
 MAX_BYTES_IN_MEMORY = 2**30
 """Decoded size in bytes up to which a data set of one image shape is held in memory."""
 
-
-class Example(TypedDict):
-    """One image with its label: what a source holds."""
-
-    image: bytes | UInt8[np.ndarray, "h w c"]
-    label: int
-
-
-class Source(Protocol):
-    """A sequence of `Example`s; anything with these attributes can be loaded."""
-
-    @property
-    def name(self) -> str:
-        """The data set, for messages and records."""
-        ...
-
-    @property
-    def split(self) -> str:
-        """The split, in TFDS's syntax."""
-        ...
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """One name a class."""
-        ...
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes; labels are 0 up to, not including, this."""
-        ...
-
-    @property
-    def image_shape(self) -> tuple[int | None, int | None, int]:
-        """(height, width, channels); height and width are None where they vary."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Example: ...
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArraySource:
-    """A source held in memory, ready to be cut into batches without a loop over images.
-
-    Attributes:
-      images: every image, `uint8 [n, h, w, c]`.
-      labels: every label, `int32 [n]`.
-      class_names: one name a class.
-      name: the data set, for messages and records.
-      split: the split, for messages and records.
-
-    Raises:
-      DataError: arrays of another type or shape.
-    """
-
-    images: UInt8[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
-    class_names: tuple[str, ...]
-    name: str = "array"
-    split: str = "all"
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
-
-    def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise DataError(
-                f"images are {self.images.dtype} {self.images.shape}; give uint8 [n, h, w, c]"
-            )
-        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int32:
-            raise DataError(
-                f"labels are {self.labels.dtype} {self.labels.shape}; give int32, one an image"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Example:
-        return {"image": self.images[index], "label": int(self.labels[index])}
+_NAMES = ("file_name", "image/filename", "filename", "id")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,30 +75,47 @@ class RecordSource:
             )
         return {"image": feature["image"].bytes_list.value[0], "label": label}
 
+    def describe(self, index: int) -> str:
+        """The name that the data set gives to an image, or nothing."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        feature = tf_example_pb2.Example.FromString(self.records[index]).features.feature
+        names = (feature[key].bytes_list.value for key in _NAMES if key in feature)
+        return next((name[0].decode(errors="replace") for name in names if name), "")
+
 
 def open_source(
-    dataset: str, split: str, data_dir: str | os.PathLike[str] | None = None
-) -> ArraySource | RecordSource:
-    """Opens one split of a data set that TFDS has prepared as ArrayRecord files.
+    dataset: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    on_bad_image: str = "error",
+) -> ArraySource | RecordSource | FolderSource:
+    """Opens one split of a data set that TFDS has prepared, or of a folder of images.
 
     Only files are read: neither the code that made the data set nor TensorFlow is needed, and
-    nothing is downloaded.
+    nothing is downloaded. Files may lie in a bucket (`gs://...`).
 
     Args:
-      dataset: TFDS's name, `name[/config][:version]`, or one of `BUNDLED`. The data set has the
-        features `image` (uint8) and `label` (a class label).
+      dataset: TFDS's name, `name[/config][:version]`, of a data set in ArrayRecord form with the
+        features `image` (uint8) and `label` (a class label); or one of `BUNDLED`; or the path of
+        a folder that holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, see `open_folder`.
       split: TFDS's split syntax: `"train"`, `"train[:45000]"`, `"train[90%:]"`, `"train+test"`.
       data_dir: the directory that holds data sets; TFDS's own (`TFDS_DATA_DIR`, or
-        `~/tensorflow_datasets`) if None. Without effect on bundled data sets.
+        `~/tensorflow_datasets`) if None. Without effect on bundled data sets and folders.
+      on_bad_image: what becomes of a data set that would be decoded here and has an image that
+        cannot be: "error", or "skip" to leave it encoded and the image to the loader.
 
     Returns:
       An `ArraySource` if all images have one shape and take at most `MAX_BYTES_IN_MEMORY` bytes
-      decoded, a `RecordSource` otherwise.
+      decoded, a `RecordSource` or `FolderSource` otherwise.
 
     Raises:
       DataError: the data set is not there or not in ArrayRecord form, lacks a feature, or does not
         have the split.
     """
+    if is_folder(dataset):
+        return open_folder(dataset, split, max_bytes=MAX_BYTES_IN_MEMORY, on_bad_image=on_bad_image)
     directory = BUNDLED_DIR if dataset in BUNDLED else data_dir
     data_dir = None if directory is None else os.path.expanduser(directory)
     builder = _open_builder(dataset, data_dir)
@@ -211,7 +141,11 @@ def open_source(
     height, width, channels = image.shape
     try:
         if height and width and num_examples * height * width * channels <= MAX_BYTES_IN_MEMORY:
-            return _read_into_memory(source, (height, width, channels))
+            try:
+                return _read_into_memory(source, (height, width, channels))
+            except BadImageError:
+                if on_bad_image != "skip":
+                    raise
         source[0]  # Fails now rather than after the first step.
     except RuntimeError as error:
         raise DataError(
@@ -264,36 +198,14 @@ def _features(builder: Any, dataset: str) -> tuple[Any, Any]:
     return image, label
 
 
-def broken_image(source: Source, index: int, reason: object) -> DataError:
-    """The error for an image that cannot be decoded or is not what its data set says."""
-    return DataError(
-        f"image {index} of split {source.split!r} of {source.name!r} cannot be used ({reason}); "
-        "prepare the data set again"
-    )
-
-
 def _read_into_memory(source: RecordSource, shape: tuple[int, int, int]) -> ArraySource:
     """Decodes a source whose images all have one shape."""
-    images = np.empty((len(source), *shape), np.uint8)
-    labels = np.empty(len(source), np.int32)
 
-    def read(start: int) -> None:
+    def read(indices: range) -> Iterator[Example]:
         # Many records in one call, for a call costs more than a small record.
-        records = source.records.__getitems__(range(start, min(start + 1024, len(source))))
-        for index, record in enumerate(records, start):
-            example = source.parse(record)
-            try:
-                pixels = decode_image(example["image"], shape[2])
-            except OSError as error:
-                raise broken_image(source, index, error) from error
-            if pixels.shape != shape:
-                raise broken_image(source, index, f"its shape is {pixels.shape}, not {shape}")
-            images[index], labels[index] = pixels, example["label"]
+        return map(source.parse, source.records.__getitems__(indices))
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(read, range(0, len(source), 1024)):
-            pass
-    return ArraySource(images, labels, source.class_names, source.name, source.split)
+    return read_into_memory(source, shape, read)
 
 
 def _first_line(error: Exception) -> str:

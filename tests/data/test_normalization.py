@@ -18,6 +18,7 @@ def reference(preprocess, images, pixel_mean):
         "torchvision": lambda: (images / 255 - MEAN) / DEVIATION,
         "caffe": lambda: images[..., ::-1] - [103.939, 116.779, 123.68],
         "cifar": lambda: images / 255 - pixel_mean,
+        "per_pixel_mean": lambda: images / 255 - pixel_mean,
         "none": lambda: images / 255,
     }[preprocess]()
 
