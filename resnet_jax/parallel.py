@@ -1,5 +1,8 @@
 """Devices: the mesh, what is replicated on it and what is split over it."""
 
+import hashlib
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,3 +50,32 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def enable_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs on disk, so that a second start does not compile again.
+
+    Args:
+      directory: where; `auto` is a directory of the user's for this kind of processor (programs
+        for the CPU are made for the one they were compiled on), and JAX's own setting
+        (`JAX_COMPILATION_CACHE_DIR`) where there is one; `none` keeps nothing.
+    """
+    if directory == "none" or (
+        directory == "auto" and jax.config.values["jax_compilation_cache_dir"]
+    ):
+        return
+    if directory == "auto":
+        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        directory = os.path.join(root, "resnet_jax", "compiled", _processor())
+    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _processor() -> str:
+    """A short name of this machine's kind of processor."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [line for line in file if line.startswith(("model name", "flags", "Features"))]
+    except OSError:
+        lines = [platform.processor()]
+    return hashlib.sha256("".join(sorted(set(lines))).encode()).hexdigest()[:12]

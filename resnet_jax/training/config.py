@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from ..data import AUGMENTATIONS, PREPROCESSES
+from .stop import parse_duration
 
 
 class ConfigError(ValueError):
@@ -121,6 +122,12 @@ class TrainConfig:
     """Steps between evaluations; one more follows the last step."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; evaluations and the last step make one, too."""
+    stop_after: str | None = None
+    """A time such as `3h50m` after which the run saves its state and ends, to be taken up again."""
+    profile_steps: tuple[int, ...] = ()
+    """First and last step of a trace in `profile/` that TensorBoard and Perfetto open."""
+    compilation_cache: str = "auto"
+    """Where compiled programs are kept for the next start: a directory, `auto` or `none`."""
     keep_checkpoints: int = 3
     """How many of the newest to keep, besides the best by evaluation error."""
 
@@ -134,6 +141,9 @@ UNTIED = (
     "log_every",
     "eval_every",
     "checkpoint_every",
+    "stop_after",
+    "profile_steps",
+    "compilation_cache",
     "keep_checkpoints",
 )
 """Keys that a run may change when it is taken up again: none of them alters an update."""
@@ -297,6 +307,17 @@ def _check_ranges(config: TrainConfig) -> None:
             raise ConfigError(f"config.{key}={value} must not be negative")
     if config.seed >= 2**32:
         raise ConfigError(f"config.seed={config.seed} must be below 2**32")
+    if config.profile_steps and (
+        len(config.profile_steps) != 2 or not 0 < config.profile_steps[0] <= config.profile_steps[1]
+    ):
+        raise ConfigError(
+            f"config.profile_steps={config.profile_steps} must be a first and a last step, as 10,20"
+        )
+    if config.stop_after is not None:
+        try:
+            parse_duration(config.stop_after)
+        except ValueError as error:
+            raise ConfigError(f"config.stop_after: {error}") from error
     for key in ("momentum", "label_smoothing"):
         value = getattr(config, key)
         if not 0 <= value < 1:

@@ -1,31 +1,32 @@
 """A run from its configuration to its last evaluation, in the order in which it happens."""
 
-import collections
+import signal
+import time
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
 from ..evaluation import evaluate, make_eval_step
-from ..parallel import data_mesh, replicate, shard_batch
+from ..parallel import data_mesh, enable_compilation_cache, replicate, shard_batch
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .experiment import compute_normalization, eval_batches, open_experiment, train_iterator
 from .optimizer import make_optimizer, make_schedule
+from .pace import Pace, Profile
 from .records import plot_curves, read_metrics
 from .report import Report
 from .state import create_state
 from .step import make_train_step
+from .stop import Stop, Stopped
 from .workdir import open_workdir
-
-MAX_STEPS_AHEAD = 4
-"""How many steps may have been sent to the devices and not be known to be done."""
 
 
 def train(
     config: TrainConfig, workdir: str | Path, mesh: Mesh | None = None
 ) -> dict[str, dict[str, float]]:
     """Trains a network, or goes on where the last checkpoint in `workdir` stands.
+
+    SIGTERM, SIGUSR1, SIGINT and `config.stop_after` end it after the current step, its state saved.
 
     Args:
       config: the run, from `resolve`.
@@ -38,8 +39,10 @@ def train(
     Raises:
       ConfigError, ModelError, DataError: the configuration, the model's name and options or the
         data are not as they must be; nothing has been written then.
+      KeyboardInterrupt: SIGINT ended the run; its state is saved.
     """
-    workdir = Path(workdir).absolute()
+    started, workdir = time.monotonic(), Path(workdir).absolute()
+    enable_compilation_cache(config.compilation_cache)
     mesh = data_mesh() if mesh is None else mesh
     experiment = open_experiment(config, mesh)
     num_steps = experiment.num_steps
@@ -55,45 +58,58 @@ def train(
     eval_step = make_eval_step(experiment.model, mesh)
     batches = train_iterator(config, experiment)
 
-    with Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints:
-        step = checkpoints.latest_step() or 0
+    with (
+        Stop(config.stop_after) as stop,
+        Checkpoints(workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
+    ):
+        step, evaluated = checkpoints.latest_step() or 0, True
         if step:
             state, position = checkpoints.restore(step, like=state)
-            batches.set_state(position)
+            batches.set_state(position["data"])
+            evaluated = position["evaluated"]  # False where a signal ended the evaluation.
         else:
             normalization = compute_normalization(config, experiment)
             state = state.replace(normalization=replicate(normalization, mesh))
-        report = Report(
-            workdir,
-            step,
-            num_steps,
-            batch_size=config.batch_size,
-            log_every=config.log_every,
-            mesh=mesh,
-        )
-        sent: collections.deque[jax.Array] = collections.deque()
-        while step < num_steps:
-            state, metrics = train_step(state, shard_batch(next(batches), mesh))
-            step += 1
-            state = report.step(step, state, metrics)
-            sent.append(metrics["learning_rate"])
-            if len(sent) > MAX_STEPS_AHEAD:
-                sent.popleft().block_until_ready()
 
-            result = None
-            if step % config.eval_every == 0 or step == num_steps:
-                report.flush()
-                result = evaluate(
-                    eval_step, state.variables, state.normalization, eval_batches(experiment), mesh
-                )
-                report.evaluation(step, config.eval_split, result)
-                feedback = state.feedback.after_evaluation(config, result["top1_error"])
-                state = state.replace(feedback=replicate(feedback, mesh))
-            if result or step % config.checkpoint_every == 0:
-                report.flush()
-                checkpoints.save(step, state, batches.get_state(), result)
-                report.restart_clock(step)
-        report.close()
+        pace, profile = Pace(stop), Profile(workdir / "profile", config.profile_steps)
+        with Report(config, workdir, step, num_steps, mesh, evaluated, started) as report, profile:
+            while True:
+                result = None
+                if not evaluated:
+                    report.flush()
+                    split = stop.unless_asked(eval_batches(experiment))
+                    try:
+                        result = evaluate(
+                            eval_step, state.variables, state.normalization, split, mesh
+                        )
+                    except Stopped:
+                        pass
+                    else:
+                        report.evaluation(step, config.eval_split, result)
+                        feedback = state.feedback.after_evaluation(config, result["top1_error"])
+                        state = state.replace(feedback=replicate(feedback, mesh))
+                        evaluated = True
+                stopping = pace.told_to_stop()
+                if step and (result or stopping or step % config.checkpoint_every == 0):
+                    report.flush()
+                    position = {"data": batches.get_state(), "evaluated": evaluated}
+                    checkpoints.save(step, state, position, result)
+                    report.restart_clock(step)
+                if stopping or step >= num_steps:
+                    break
+
+                batch = pace.next_batch(batches)
+                state, metrics = train_step(state, shard_batch(batch, mesh))
+                step += 1
+                pace.sent(metrics)
+                profile.sent(step, metrics)
+                state = report.step(step, state, metrics, pace.take_waited())
+                evaluated = step % config.eval_every != 0 and step != num_steps
+            if stopping and step < num_steps:
+                report.say(f"{stop.reason()}: saved at step {step}; the same command goes on there")
+
+    if stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
     records = read_metrics(workdir)
     plot_curves({workdir.name: records}, workdir / "curves.png")
     return {record["split"]: record for record in records}

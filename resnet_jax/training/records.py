@@ -29,18 +29,25 @@ class MetricsLog:
       workdir: the run's folder; made if it is missing.
       resume_step: the step of the checkpoint that the run continues from, 0 for none. What an
         earlier process wrote beyond it is dropped, for those steps come again.
+      evaluated: whether the evaluation at `resume_step` was done by then; if not, it comes again.
 
     Raises:
       ConfigError: the `metrics.jsonl` to be continued is damaged.
       OSError: the folder cannot be written.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], resume_step: int = 0) -> None:
+    def __init__(
+        self, workdir: str | os.PathLike[str], resume_step: int = 0, evaluated: bool = True
+    ) -> None:
         workdir = Path(workdir)
         workdir.mkdir(parents=True, exist_ok=True)
         path = workdir / "metrics.jsonl"
         if path.exists():
-            kept = (metrics for metrics in read_metrics(workdir) if metrics["step"] <= resume_step)
+            kept = (
+                metrics
+                for metrics in read_metrics(workdir)
+                if metrics["step"] < resume_step + (evaluated or metrics["split"] == "train")
+            )
             write_atomically(path, "".join(map(_to_line, kept)))
         self._file = open(path, "a", encoding="utf-8")
         self._events = EventWriter(workdir / "tensorboard", purge_step=resume_step + 1)

@@ -3,17 +3,23 @@
 import collections
 import time
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import jax
 from jax.sharding import Mesh
 
 from ..evaluation import ErrorSums
 from ..parallel import replicate
+from .config import TrainConfig
+from .pace import is_ready
 from .progress import Progress
 from .records import MetricsLog
 from .state import TrainState
 from .step import Metrics
+
+BOTTLENECK = 0.2
+"""The part of the time that devices may wait for data before the run says so."""
 
 
 class _Interval(NamedTuple):
@@ -22,10 +28,6 @@ class _Interval(NamedTuple):
     step: int
     sums: ErrorSums
     metrics: Metrics
-
-    def has_arrived(self) -> bool:
-        """Whether reading the sums would not wait."""
-        return all(array.is_ready() for array in jax.tree.leaves(self.sums))
 
 
 class Report:
@@ -37,40 +39,63 @@ class Report:
 
     def __init__(
         self,
+        config: TrainConfig,
         workdir: Path,
         start_step: int,
         num_steps: int,
-        *,
-        batch_size: int,
-        log_every: int,
         mesh: Mesh,
+        evaluated: bool,
+        started: float,
     ) -> None:
-        """Opens the records of `workdir`, less what they hold beyond `start_step`."""
-        self._metrics_log = MetricsLog(workdir, resume_step=start_step)
-        self._progress = Progress(num_steps, start_step)
-        self._num_steps, self._log_every = num_steps, log_every
-        self._batch_size, self._mesh = batch_size, mesh
+        """Opens the records of `workdir`, less what they hold beyond the checkpoint.
+
+        Args:
+          config: the run.
+          workdir: its work directory.
+          start_step: the step of the checkpoint that the run goes on from, or 0.
+          num_steps: the run's last step.
+          mesh: the devices.
+          evaluated: whether the evaluation that belongs to `start_step`, if any, was done by then.
+          started: when the run began, by `time.monotonic()`.
+        """
+        self._is_writer = jax.process_index() == 0
+        if self._is_writer:
+            self._metrics_log = MetricsLog(workdir, resume_step=start_step, evaluated=evaluated)
+            self._progress = Progress(num_steps, start_step)
+        self._config, self._num_steps, self._mesh = config, num_steps, mesh
         self._arriving: collections.deque[_Interval] = collections.deque()
         self._clock = (start_step, time.monotonic())
-        self._first = True
+        self._waited, self._started = 0.0, started
+        self._compiled = self._warned = False
 
-    def step(self, step: int, state: TrainState, metrics: Metrics) -> TrainState:
+    def step(
+        self, step: int, state: TrainState, metrics: Metrics, waited: float = 0.0
+    ) -> TrainState:
         """Takes note of a step that has been sent to the devices.
+
+        Args:
+          step: number of updates that will be done with it.
+          state: the state after it.
+          metrics: what it returned.
+          waited: seconds that the devices have waited for its data.
 
         Returns:
           The state to go on with, its sums set back to zero where an interval ends.
         """
-        if self._first:
+        self._waited += waited
+        if not self._compiled:
             # Compiling is not part of the speed: wait for the first step, this once.
-            self._first = False
             metrics["learning_rate"].block_until_ready()
+            self.say(f"first step after {time.monotonic() - self._started:.1f} s")
             self.restart_clock(step)
-        if step % self._log_every == 0 or step == self._num_steps:
+            self._compiled = True
+        if step % self._config.log_every == 0 or step == self._num_steps:
             self._arriving.append(_Interval(step, state.sums, metrics))
             state = state.replace(sums=replicate(ErrorSums.zero(), self._mesh))
-        while self._arriving and self._arriving[0].has_arrived():
+        while self._arriving and is_ready(self._arriving[0].sums):
             self._write_interval(self._arriving.popleft())
-        self._progress.update(step)
+        if self._is_writer:
+            self._progress.update(step)
         return state
 
     def flush(self) -> None:
@@ -80,7 +105,7 @@ class Report:
 
     def restart_clock(self, step: int) -> None:
         """Leaves the time since the last line out of `images_per_second`."""
-        self._clock = (step, time.monotonic())
+        self._clock, self._waited = (step, time.monotonic()), 0.0
 
     def evaluation(self, step: int, split: str, result: dict[str, float]) -> None:
         """Writes an evaluation's result."""
@@ -88,23 +113,44 @@ class Report:
 
     def say(self, text: str) -> None:
         """Prints a line without disturbing the progress bar."""
-        self._progress.write(text)
+        if self._is_writer:
+            self._progress.write(text)
 
-    def close(self) -> None:
-        """Writes what is left and ends the progress bar."""
-        self.flush()
-        self._progress.close()
-        self._metrics_log.close()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.flush()
+        if self._is_writer:
+            self._progress.close()
+            self._metrics_log.close()
 
     def _write_interval(self, interval: _Interval) -> None:
         values = interval.sums.means()  # Waits here, if at all.
         since, then = self._clock
         self._clock = (interval.step, time.monotonic())
-        images = (interval.step - since) * self._batch_size
+        steps, seconds = interval.step - since, self._clock[1] - then
         values["learning_rate"] = float(interval.metrics["learning_rate"])
-        values["images_per_second"] = images / (self._clock[1] - then) if images else 0.0
+        if steps:
+            values["images_per_second"] = steps * self._config.batch_size / seconds
+            values["seconds_per_step"] = seconds / steps
+            values["data_seconds_per_step"] = self._waited / steps
+            if self._waited > BOTTLENECK * seconds and not self._warned:
+                self._warned = True
+                self.say(
+                    f"the loader is the bottleneck: {self._waited / seconds:.0%} of the time the "
+                    "devices waited for data; see docs/data.md"
+                )
+        self._waited = 0.0
         self._write(interval.step, "train", values)
 
     def _write(self, step: int, split: str, values: dict[str, float]) -> None:
-        self._metrics_log.write(step, split, **values)
-        self._progress.log(step, split, **values)
+        if self._is_writer:
+            self._metrics_log.write(step, split, **values)
+            self._progress.log(step, split, **values)

@@ -28,8 +28,9 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
 
-    The old state's memory is reused for the new one. `metrics` holds the step's `learning_rate`;
-    loss and errors add up in `state.sums`.
+    The old state's memory is reused for the new one; loss and errors add up in `state.sums`.
+    `metrics` holds the step's `learning_rate` and `stop`, the number of devices whose host wants
+    to end the run (the sum of `batch["stop"]`, where it is given).
 
     Each device runs the network on its own part of the batch: batch statistics are its own unless
     the model was made with `norm_axis_name="data"`. Then gradients and running statistics are
@@ -89,7 +90,8 @@ def make_train_step(
             state.params, state.batch_stats, images, batch["label"]
         )
         grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
-        sums = jax.lax.psum(sums, DATA_AXIS)
+        wishes = jnp.sum(batch["stop"]) if "stop" in batch else jnp.zeros((), jnp.int32)
+        sums, wishes = jax.lax.psum((sums, wishes), DATA_AXIS)
 
         learning_rate = state.feedback.learning_rate(config, schedule(state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -104,7 +106,7 @@ def make_train_step(
             feedback=state.feedback.after_step(config, sums.top1_wrong / sums.count),
             sums=state.sums + sums,
         )
-        return state, {"learning_rate": learning_rate}
+        return state, {"learning_rate": learning_rate, "stop": wishes}
 
     step = jax.shard_map(
         device_step,

@@ -1,0 +1,112 @@
+"""Runs that are asked to end: by a signal to a real process, or by a limit on their time."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_jax.training.records import read_metrics
+from resnet_jax.training.stop import Stop, Stopped, parse_duration
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("3h50m", 13800), ("1d", 86400), ("1h1s", 3601)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "3", "h", "3m2h", "-1s", "1.5h"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+def test_a_signal_is_noted_and_the_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        items = stop.unless_asked(iter([1, 2]))
+        assert next(items) == 1 and not stop.asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked() and stop.reason() == "SIGTERM"
+        with pytest.raises(Stopped):
+            next(items)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def start(workdir, *arguments):
+    command = [sys.executable, "train.py", "--config", "configs/fashion_mnist_demo.py"]
+    command += ["--workdir", str(workdir), "--config.batch_size=8", "--config.log_every=5"]
+    return subprocess.Popen(
+        [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number, status):
+    process = start(tmp_path, "--config.num_steps=100000", "--config.eval_every=100000")
+    wait_for(process, "step ")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert f"{number.name}: saved at step" in out
+    saved = int(out.split("saved at step ")[1].split(";")[0])
+    assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+    assert "Traceback" not in err
+
+    again = start(tmp_path, f"--config.num_steps={saved + 5}")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    steps = [r["step"] for r in read_metrics(tmp_path) if r["split"] == "train"]
+    assert steps == sorted(set(steps)) and steps[-1] == saved + 5
+
+
+def test_a_signal_during_an_evaluation(tmp_path):
+    """The evaluation is given up, its step saved, and it is done first when the run goes on."""
+    arguments = ["--config.num_steps=20", "--config.eval_every=10", "--config.eval_batch_size=8"]
+    process = start(tmp_path, *arguments, "--config.eval_split=train[:5000]")
+    wait_for(process, "step 10")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "saved at step 10" in out
+    assert [r["split"] for r in read_metrics(tmp_path)] == ["train", "train"]
+
+    again = start(tmp_path, *arguments, "--config.eval_split=train[:5000]")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    records = [(r["step"], r["split"]) for r in read_metrics(tmp_path)]
+    evaluation = "train[:5000]"
+    assert records == [
+        *((5, "train"), (10, "train"), (10, evaluation)),
+        *((15, "train"), (20, "train"), (20, evaluation)),
+    ]
+
+
+def test_a_limit_on_the_time(tmp_path):
+    process = start(tmp_path, "--config.num_steps=100000", "--config.stop_after=1s")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "config.stop_after: saved at step" in out
+
+
+def test_a_trace_of_some_steps(tmp_path):
+    process = start(tmp_path, "--config.num_steps=4", "--config.profile_steps=2,3")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
