@@ -8,6 +8,9 @@ from .base import ArraySource as ArraySource
 from .base import BadImageError as BadImageError
 from .base import Example as Example
 from .base import Source as Source
+from .crops import RandomResizedCrop as RandomResizedCrop
+from .crops import RandomScaleCrop as RandomScaleCrop
+from .crops import ResizeCenterCrop as ResizeCenterCrop
 from .errors import DataError as DataError
 from .folders import FolderSource as FolderSource
 from .loader import Batch as Batch
@@ -23,11 +26,9 @@ from .normalization import make_normalization as make_normalization
 from .sources import BUNDLED as BUNDLED
 from .sources import RecordSource as RecordSource
 from .sources import open_source as open_source
+from .transform import Transform as Transform
 from .transforms import AUGMENTATIONS as AUGMENTATIONS
 from .transforms import AsIs as AsIs
 from .transforms import PadCropMirror as PadCropMirror
-from .transforms import RandomResizedCrop as RandomResizedCrop
-from .transforms import ResizeCenterCrop as ResizeCenterCrop
-from .transforms import Transform as Transform
 from .transforms import eval_transform as eval_transform
 from .transforms import train_transform as train_transform

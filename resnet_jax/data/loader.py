@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8, UInt64
 
 from .base import ArraySource, Source, broken_image
 from .errors import DataError
-from .transforms import Transform
+from .transform import Transform
 
 if TYPE_CHECKING:
     import grain

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_jax.data import DataError, eval_transform, train_transform
-from resnet_jax.data.transforms import PadCropMirror, RandomResizedCrop
+from resnet_jax.data.crops import RandomResizedCrop
+from resnet_jax.data.transforms import PadCropMirror
 
 from .tfds_files import encode
 
