@@ -10,15 +10,23 @@ import re
 import runpy
 import sys
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from resnet_jax.commands import door
+from resnet_jax.parallel import start_hosts
 from resnet_jax.training import ConfigError, resolve
 from resnet_jax.training.config import check_key
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment, a file in configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's records and checkpoints go.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Join the other hosts' processes, as SLURM, Open MPI or Kubernetes say."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if none says so.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes take part.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
 def load_recipe(argv: list[str]) -> ConfigDict:
@@ -63,12 +71,37 @@ def main(argv: list[str]) -> None:
     if _WORKDIR.value is None:
         raise ConfigError("--workdir is missing; name a directory for the run's records")
     config = resolve(_CONFIG.value, recipe)
+    join_hosts()
     # Imported here, for it takes seconds; the flags are checked before.
     from resnet_jax.training.loop import train
     from resnet_jax.training.records import format_table
 
-    print(format_table(train(config, _WORKDIR.value)))
-    print(f"curves: {os.path.join(_WORKDIR.value, 'curves.png')}")
+    records = train(config, _WORKDIR.value)
+    if jax.process_index() == 0:
+        print(format_table(records))
+        print(f"curves: {os.path.join(_WORKDIR.value, 'curves.png')}")
+
+
+def join_hosts() -> None:
+    """Joins the other hosts' processes, if the command line says so."""
+    given = {
+        "coordinator": _COORDINATOR.value,
+        "num_processes": _NUM_PROCESSES.value,
+        "process_id": _PROCESS_ID.value,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if not _DISTRIBUTED.value and len(missing) < len(given):
+        raise ConfigError(f"--{min(given.keys() - missing)} goes with --distributed; add it")
+    if not _DISTRIBUTED.value:
+        return
+    if missing and len(missing) < len(given):
+        raise ConfigError(f"--{missing[0]} is missing beside --{min(given.keys() - missing)}")
+    if not missing and not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+        raise ConfigError(
+            f"--process_id={_PROCESS_ID.value} is not one of {_NUM_PROCESSES.value} processes; "
+            "count from 0"
+        )
+    start_hosts(**given)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,33 @@ DATA_AXIS = "data"
 """Name of the one mesh axis: the batch is split over it, everything else is replicated."""
 
 
+HEARTBEAT_SECONDS = 30
+"""How long a host may be silent before the others take it for dead and end."""
+
+
+def start_hosts(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins this process with those of the other hosts; before anything else is asked of JAX.
+
+    Without arguments SLURM, Open MPI, Kubernetes or a TPU pod say who takes part.
+
+    Args:
+      coordinator: `HOST:PORT` of process 0.
+      num_processes: how many processes take part.
+      process_id: which of them this is, from 0.
+    """
+    jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
+    )
+
+
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns a mesh of one axis, `"data"`, over `devices`, by default all of all hosts."""
     return Mesh(np.asarray(jax.devices() if devices is None else devices), (DATA_AXIS,))
@@ -30,8 +57,9 @@ def split_over_batch(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every array of `tree` on every device of `mesh`."""
-    return jax.device_put(tree, replicated(mesh))
+    """Puts a copy of every array of `tree`, equal on all hosts, on every device of `mesh`."""
+    # By way of the host: a local device's array, put on several hosts' devices, cannot be saved.
+    return jax.device_put(jax.device_get(tree), replicated(mesh))
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

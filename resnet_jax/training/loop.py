@@ -4,6 +4,7 @@ import signal
 import time
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from ..evaluation import evaluate, make_eval_step
@@ -34,7 +35,8 @@ def train(
       mesh: the devices, `data_mesh()` of all there are if not given.
 
     Returns:
-      The last line of `metrics.jsonl` of each split: `step`, `loss`, `top1_error`, `top5_error`.
+      The last line of `metrics.jsonl` of each split: `step`, `loss`, `top1_error`, `top5_error`;
+      nothing on other hosts than the first.
 
     Raises:
       ConfigError, ModelError, DataError: the configuration, the model's name and options or the
@@ -86,7 +88,8 @@ def train(
                         pass
                     else:
                         report.evaluation(step, config.eval_split, result)
-                        feedback = state.feedback.after_evaluation(config, result["top1_error"])
+                        feedback = jax.device_get(state.feedback)
+                        feedback = feedback.after_evaluation(config, result["top1_error"])
                         state = state.replace(feedback=replicate(feedback, mesh))
                         evaluated = True
                 stopping = pace.told_to_stop()
@@ -110,6 +113,8 @@ def train(
 
     if stop.signal == signal.SIGINT:
         raise KeyboardInterrupt
+    if jax.process_index() != 0:
+        return {}
     records = read_metrics(workdir)
     plot_curves({workdir.name: records}, workdir / "curves.png")
     return {record["split"]: record for record in records}

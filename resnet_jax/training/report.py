@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from ..evaluation import ErrorSums
-from ..parallel import replicate
+from ..parallel import replicated
 from .config import TrainConfig
 from .pace import is_ready
 from .progress import Progress
@@ -62,7 +62,8 @@ class Report:
         if self._is_writer:
             self._metrics_log = MetricsLog(workdir, resume_step=start_step, evaluated=evaluated)
             self._progress = Progress(num_steps, start_step)
-        self._config, self._num_steps, self._mesh = config, num_steps, mesh
+        self._config, self._num_steps = config, num_steps
+        self._zero_sums = jax.jit(ErrorSums.zero, out_shardings=replicated(mesh))
         self._arriving: collections.deque[_Interval] = collections.deque()
         self._clock = (start_step, time.monotonic())
         self._waited, self._started = 0.0, started
@@ -91,7 +92,7 @@ class Report:
             self._compiled = True
         if step % self._config.log_every == 0 or step == self._num_steps:
             self._arriving.append(_Interval(step, state.sums, metrics))
-            state = state.replace(sums=replicate(ErrorSums.zero(), self._mesh))
+            state = state.replace(sums=self._zero_sums())
         while self._arriving and is_ready(self._arriving[0].sums):
             self._write_interval(self._arriving.popleft())
         if self._is_writer:

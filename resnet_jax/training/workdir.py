@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from .config import UNTIED, ConfigError, TrainConfig
 
 
@@ -27,7 +29,8 @@ def open_workdir(workdir: Path, config: TrainConfig) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             _check_same_run(path, config)
-        write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
+        if jax.process_index() == 0:
+            write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
     except OSError as error:
         raise ConfigError(
             f"cannot write to the work directory {workdir}: {error.strerror}; "
