@@ -1,0 +1,69 @@
+"""Networks as programs that run with JAX alone."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export as jax_export
+from jaxtyping import Array, Float
+
+from ..models import ResNet
+from ..models.errors import shown
+from . import files, layout
+from .errors import WeightsError
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    model: ResNet,
+    variables: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    image_size: int | tuple[int, int] | None = None,
+) -> None:
+    """Writes a trained model as one file that another process runs with JAX alone.
+
+    The file is an artifact of `jax.export` with the weights inside, for batches of any size, on
+    CPUs, NVIDIA GPUs and TPUs:
+
+        exported = jax.export.deserialize(open(path, "rb").read())
+        logits = exported.call(images)  # float32 [n, h, w, c] -> float32 [n, num_classes]
+
+    JAX runs such files for at least six months after the version that wrote them.
+
+    Args:
+      model: what `create_model` returns.
+      variables: its variables.
+      path: the file; its folder exists.
+      image_size: height and width of the images, one number for both; by default 224, and 32 for
+        the "cifar" stem.
+
+    Raises:
+      WeightsError: the variables are not those of the model, the image size is no such number, or
+        the path cannot be written.
+    """
+    height, width = _size(model, image_size)
+    fitted = layout.fit(model, layout.OURS, layout.flatten(variables), "the variables")
+    constants = layout.to_variables(fitted)
+    channels = constants["params"]["stem"]["conv"]["kernel"].shape[2]
+
+    @jax.jit
+    def apply(images: Float[Array, "n h w c"]) -> Any:
+        return model.apply(constants, images, train=False)
+
+    (batch_size,) = jax_export.symbolic_shape("n")
+    images = jax.ShapeDtypeStruct((batch_size, height, width, channels), jnp.float32)
+    exported = jax_export.export(apply, platforms=_PLATFORMS)(images)
+    files.write_file(path, bytes(exported.serialize()))
+
+
+def _size(model: ResNet, image_size: Any) -> tuple[int, int]:
+    if image_size is None:
+        image_size = 32 if model.stem == "cifar" else 224
+    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise WeightsError(f"image_size is a number of pixels, or two, not {shown(image_size)}")
+    return size

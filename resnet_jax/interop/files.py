@@ -1,0 +1,166 @@
+"""Weights files as they lie on disk: what they hold by name, or one clear error."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import WeightsError
+
+TORCH_ENDINGS = (".pth", ".th", ".pt", ".bin", ".ckpt", ".tar")
+# What the files of torch.save began with until version 1.6: a pickled number.
+_OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def existing_file(path: str | os.PathLike[str]) -> Path:
+    """Returns the path if there is such a file that can be read.
+
+    Raises:
+      WeightsError: there is none.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        kind = "is a folder, not a weights file" if path.is_dir() else "is not there"
+        raise WeightsError(f"{path} {kind}; give the path of a weights file")
+    if not os.access(path, os.R_OK):
+        raise WeightsError(f"{path} may not be read; change its permissions")
+    return path
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      WeightsError: there is no such folder, or it cannot be written to.
+    """
+    path = Path(path).expanduser()
+    if not path.parent.is_dir():
+        raise WeightsError(f"there is no folder {path.parent}; make it first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except (PermissionError, IsADirectoryError) as error:
+        raise WeightsError(f"cannot write {path}: {error.strerror}; choose another path") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays of a .safetensors file and its metadata.
+
+    Raises:
+      WeightsError: the file is damaged, or no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path.name} cannot be read: it is damaged, or no safetensors file"
+            f" ({first_line(error)}); fetch it again"
+        ) from error
+
+
+def read_torch(path: Path) -> Any:
+    """Returns what a file of `torch.save` holds, if that is tensors, numbers and text alone.
+
+    Raises:
+      WeightsError: the file is damaged, is no such file, or holds other objects, which might run
+        code and are not loaded; or PyTorch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise WeightsError(
+            f"reading {path.name} takes PyTorch: python -m pip install 'resnet-jax[torch]';"
+            " .safetensors files need nothing more"
+        ) from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # A damaged file ends in an exception of almost any kind.
+        if what := _other_than_tensors(path, error):
+            raise WeightsError(
+                f"{path.name} {what}: it is refused, as loading it might run code, and nothing of"
+                " it was run; save a state_dict() alone, or .safetensors"
+            ) from None
+        raise WeightsError(
+            f"{path.name} cannot be read: it is damaged, or no file of torch.save"
+            f" ({first_line(error)}); fetch it again"
+        ) from error
+
+
+def read_keras(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .h5, .weights.h5 or .npz file, "LAYER/WEIGHT" by its place in it.
+
+    Raises:
+      WeightsError: the file is damaged, or no such file; or h5py is not installed.
+    """
+    try:
+        return _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
+    except ImportError as error:
+        raise WeightsError(
+            f"reading {path.name} takes h5py: python -m pip install 'resnet-jax[keras]'"
+        ) from error
+    except WeightsError:
+        raise
+    except Exception as error:
+        kind = "archive of numpy.savez" if path.suffix == ".npz" else "HDF5 file"
+        raise WeightsError(
+            f"{path.name} cannot be read: it is damaged, or no {kind}"
+            f" ({first_line(error)}); fetch it again"
+        ) from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def _read_h5(path: Path) -> dict[str, np.ndarray]:
+    import h5py
+
+    arrays = {}
+
+    def visit(name: str, item: Any) -> None:
+        top, *_ = name.split("/")
+        if isinstance(item, h5py.Dataset) and top not in ("optimizer", "optimizer_weights"):
+            arrays["/".join(_layer_and_weight(name, item))] = item[()]
+
+    with h5py.File(path) as file:
+        file.get("model_weights", file).visititems(visit)
+    return arrays
+
+
+def _layer_and_weight(name: str, item: Any) -> tuple[str, str]:
+    group, _, weight = name.rpartition("/")
+    layer = group.rpartition("/")[2]
+    if layer == "vars":
+        # Keras 3: the folder has a name of the layer's class; the layer's own may be an attribute.
+        own = item.parent.attrs.get("name")
+        layer = group.split("/")[-2] if own is None else own
+    return layer, weight
+
+
+def _other_than_tensors(path: Path, error: Exception) -> str:
+    """Returns what makes PyTorch refuse a file, nothing if it is not what the file holds."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"holds {found[1]}, which is no tensor"
+    if "TorchScript" in str(error):
+        return "holds a TorchScript program"
+    with path.open("rb") as file:
+        start = file.read(len(_OLD_TORCH_MAGIC))
+    if start[:1] == b"\x80" and start != _OLD_TORCH_MAGIC:
+        return "is a pickle of other objects than tensors"
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an exception says, in less than 80 characters."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) < 80 else line[:77] + "..."
