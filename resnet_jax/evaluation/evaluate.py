@@ -1,15 +1,19 @@
 """Exact evaluation: each image of a split counts once, for any batch size and device count."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from ..data import EvalBatch, Normalization
+from ..data import EvalBatch, Normalization, Source
 from ..parallel import replicated, shard_batch
+from .errors import EvaluationError
 from .metrics import ErrorSums, error_sums
+from .network import Network
+from .protocols import Protocol
+from .scoring import ScoredBatch, score_batches
 
 EvalStep = Callable[[Any, Normalization, dict[str, jax.Array]], ErrorSums]
 
@@ -48,20 +52,71 @@ def evaluate(
         images are counted in integers; the loss is added up in float64.
       mesh: the devices.
     """
-    totals = {"num_examples": 0, "loss": 0.0, "top1_error": 0, "top5_error": 0}
+    totals = _Totals()
     pending: list[ErrorSums] = []
-
-    def collect(sums: ErrorSums) -> None:
-        totals["num_examples"] += int(sums.count)
-        totals["loss"] += float(sums.loss)
-        totals["top1_error"] += int(sums.top1_wrong)
-        totals["top5_error"] += int(sums.top5_wrong)
-
     for batch in batches:
         pending.append(eval_step(variables, normalization, shard_batch(batch, mesh)))
         if len(pending) > 2:  # The devices stay busy, and batches do not pile up in their memory.
-            collect(pending.pop(0))
+            totals.add(pending.pop(0))
     for sums in pending:
-        collect(sums)
-    count = totals.pop("num_examples")
-    return {"num_examples": count} | {name: total / count for name, total in totals.items()}
+        totals.add(sums)
+    return totals.means()
+
+
+def evaluate_as(
+    protocol: Protocol,
+    networks: Sequence[Network],
+    source: Source,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    observers: Sequence[Callable[[ScoredBatch], None]] = (),
+) -> dict[str, float]:
+    """Evaluates a network, or an ensemble, by one of the paper's protocols.
+
+    Args:
+      protocol: which views of an image are scored.
+      networks: one, or several whose softmax scores are averaged.
+      source: the split.
+      mesh: the devices, all of this process.
+      batch_size: images a batch; rounded up to a multiple of the device count.
+      observers: called with each batch's scores, such as `ClassErrors` and `Predictions`.
+
+    Returns:
+      `num_examples`, `loss` (nats, of the averaged scores), `top1_error`, `top5_error` (fractions).
+
+    Raises:
+      EvaluationError: no network.
+      DataError: an image that cannot be decoded, or images that do not fit the transform.
+    """
+    if not networks:
+        raise EvaluationError("there is no network to evaluate; give one or more")
+    batches = protocol.batches(source, -(-batch_size // mesh.size) * mesh.size)
+    totals = _Totals()
+    for batch in score_batches(networks, batches, protocol.mirrored, mesh):
+        totals.add(batch.sums)
+        for observe in observers:
+            observe(batch)
+    return totals.means()
+
+
+class _Totals:
+    """Sums over batches, on the host: counts in integers, the loss in float64."""
+
+    def __init__(self) -> None:
+        self._count = self._top1_wrong = self._top5_wrong = 0
+        self._loss = 0.0
+
+    def add(self, sums: ErrorSums) -> None:
+        self._count += int(sums.count)
+        self._loss += float(sums.loss)
+        self._top1_wrong += int(sums.top1_wrong)
+        self._top5_wrong += int(sums.top5_wrong)
+
+    def means(self) -> dict[str, float]:
+        return {
+            "num_examples": self._count,
+            "loss": self._loss / self._count,
+            "top1_error": self._top1_wrong / self._count,
+            "top5_error": self._top5_wrong / self._count,
+        }

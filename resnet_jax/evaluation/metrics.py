@@ -82,12 +82,17 @@ def error_sums(
     """
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
-    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    earlier = jnp.arange(logits.shape[1]) < labels[:, None]
-    rank = jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=1)
+    ranks = label_ranks(logits, labels)
     return ErrorSums(
         count=jnp.sum(mask, dtype=jnp.int32),
         loss=jnp.sum(jnp.where(mask, cross_entropy(logits, labels), 0)).astype(float),
-        top1_wrong=jnp.sum(mask & (rank >= 1), dtype=jnp.int32),
-        top5_wrong=jnp.sum(mask & (rank >= 5), dtype=jnp.int32),
+        top1_wrong=jnp.sum(mask & (ranks >= 1), dtype=jnp.int32),
+        top5_wrong=jnp.sum(mask & (ranks >= 5), dtype=jnp.int32),
     )
+
+
+def label_ranks(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Returns how many classes score higher than each image's label, the rules of `error_sums`."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    earlier = jnp.arange(logits.shape[1]) < labels[:, None]
+    return jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=1)

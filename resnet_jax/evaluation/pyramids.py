@@ -1,0 +1,131 @@
+"""Images at several scales, gathered into batches of one padded shape a scale."""
+
+import dataclasses
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ..data import DataError, Source
+from ..data.base import broken_image
+from ..data.decode import open_image
+from .crops import scaled
+from .padded import MULTIPLE
+from .views import View, ViewBatch
+
+_ASPECTS = (1.0, 4 / 3, 3 / 2, 2.0, 3.0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pyramid:
+    """An image at several scales."""
+
+    index: int
+    label: int
+    levels: Sequence[UInt8[np.ndarray, "h w c"]]
+
+
+def pyramid_batches(
+    source: Source, sides: Sequence[int], channels: int, batch_size: int
+) -> Iterator[ViewBatch]:
+    """Yields every image of a source once, a view for each scale.
+
+    The images of a batch are of similar proportions, so that one padded shape a scale fits them.
+    An image waits until enough have come that fit the same padded shapes; the last batches are
+    filled up with rows of padding. Photographs have few proportions, and the shapes are made for
+    the common ones, so that little of a batch is padding and few programs are compiled.
+
+    Args:
+      source: of images of any size.
+      sides: lengths of the shorter side, one a scale.
+      channels: 1, 3 or 4, to convert to.
+      batch_size: rows of a batch.
+
+    Raises:
+      DataError: an image that cannot be decoded, or a batch size below 1.
+    """
+    if batch_size < 1:
+        raise DataError(f"the batch size is {batch_size}; choose a positive number")
+    waiting: dict[tuple[tuple[int, int], ...], list[_Pyramid]] = defaultdict(list)
+    for pyramid in _load(_Pyramids(source, tuple(sides), channels)):
+        shapes = padded_shapes([level.shape[:2] for level in pyramid.levels])
+        waiting[shapes].append(pyramid)
+        if len(waiting[shapes]) == batch_size:
+            yield _batch(waiting.pop(shapes), shapes, batch_size)
+    for shapes, pyramids in waiting.items():
+        yield _batch(pyramids, shapes, batch_size)
+
+
+def padded_shapes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Returns the height and width to pad each scale of an image to.
+
+    They are those of the least of a few proportions (1:1, 4:3, 3:2, 2:1, 3:1, 6:1, 12:1, ...) that
+    the image fits into at all its scales, rounded up to a multiple of `MULTIPLE`.
+
+    Args:
+      sizes: the image's heights and widths, one a scale.
+    """
+    for aspect in itertools.chain(_ASPECTS, (6.0 * 2**n for n in itertools.count())):
+        shapes = [(_rounded(min(size)), _rounded(min(size) * aspect)) for size in sizes]
+        if all(max(size) <= long for size, (_, long) in zip(sizes, shapes, strict=True)):
+            break
+    upright = any(height > width for height, width in sizes)
+    return tuple((long, short) if upright else (short, long) for short, long in shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pyramids:
+    """The images of a source at several scales, as a sequence."""
+
+    source: Source
+    sides: tuple[int, ...]
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> _Pyramid:
+        example = self.source[index]
+        try:
+            picture = open_image(example["image"], self.channels)
+            levels = [scaled(picture, side) for side in self.sides]
+        except (OSError, ValueError) as error:
+            raise broken_image(self.source, index, error) from error
+        return _Pyramid(index, example["label"], levels)
+
+
+def _load(pyramids: _Pyramids) -> Iterator[_Pyramid]:
+    """The pyramids in their order, made ahead in threads."""
+    import grain
+
+    num_threads = min(16, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    return iter(grain.MapDataset.source(pyramids).to_iter_dataset(options))
+
+
+def _batch(
+    pyramids: Sequence[_Pyramid], shapes: Sequence[tuple[int, int]], batch_size: int
+) -> ViewBatch:
+    channels = pyramids[0].levels[0].shape[2]
+    images = [np.zeros((batch_size, *shape, channels), np.uint8) for shape in shapes]
+    sizes = [np.tile(np.array(shape, np.int32), (batch_size, 1)) for shape in shapes]
+    for row, pyramid in enumerate(pyramids):
+        for level, out, size in zip(pyramid.levels, images, sizes, strict=True):
+            height, width = size[row] = level.shape[:2]
+            out[row, :height, :width] = level
+    missing = batch_size - len(pyramids)
+    return ViewBatch(
+        index=np.pad(np.array([pyramid.index for pyramid in pyramids], np.int64), (0, missing)),
+        label=np.pad(np.array([pyramid.label for pyramid in pyramids], np.int32), (0, missing)),
+        mask=np.arange(batch_size) < len(pyramids),
+        views=[View(*view) for view in zip(images, sizes, strict=True)],
+    )
+
+
+def _rounded(length: float) -> int:
+    """A length in pixels, rounded up to a multiple of `MULTIPLE`."""
+    # The product of a length and an aspect may be a hair above a whole number.
+    return -(-int(length + 0.999) // MULTIPLE) * MULTIPLE

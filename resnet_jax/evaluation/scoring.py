@@ -1,0 +1,92 @@
+"""Scores of images: the softmax averaged over networks, views and mirror images."""
+
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Int32, Int64
+
+from ..parallel import replicate, shard_batch
+from .metrics import ErrorSums, error_sums, label_ranks
+from .network import Network
+from .padded import mirrored
+from .views import ViewBatch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoredBatch:
+    """Some images of a split and what came of them; rows without `mask` are padding.
+
+    Attributes:
+      index: the images' places in the split.
+      label: their classes.
+      mask: which rows are images.
+      scores: numbers whose softmax is the averaged score of each class, on the device.
+      ranks: how many classes score higher than the label, on the device.
+      sums: loss and errors, on the device.
+    """
+
+    index: Int64[np.ndarray, " n"]
+    label: Int32[np.ndarray, " n"]
+    mask: Bool[np.ndarray, " n"]
+    scores: Float[Array, "n classes"]
+    ranks: Int[Array, " n"]
+    sums: ErrorSums
+
+
+def score_batches(
+    networks: Sequence[Network], batches: Iterable[ViewBatch], mirror: bool, mesh: Mesh
+) -> Iterator[ScoredBatch]:
+    """Scores batches of images on the devices, some ahead of what is asked for.
+
+    Every network sees every view of an image, a view at a time, so that the memory taken is that
+    of one view, and the softmax is averaged over all of them (the paper averages over crops or
+    scales, and over the networks of an ensemble).
+
+    Args:
+      networks: one, or an ensemble with the same classes.
+      batches: of a protocol; their rows are a multiple of the number of devices.
+      mirror: whether the mirror image of each view is scored, too.
+      mesh: the devices, over which rows are split.
+    """
+    networks = [
+        Network(network.model, *replicate((network.variables, network.normalization), mesh))
+        for network in networks
+    ]
+
+    def shard(array: np.ndarray) -> jax.Array:
+        return shard_batch({"array": array}, mesh)["array"]
+
+    under_way: deque[ScoredBatch] = deque()
+    for batch in batches:
+        logits = []
+        for view in batch.views:
+            sizes = None if view.sizes is None else shard(view.sizes)
+            images = shard(view.images)
+            shown = [images, _mirrored(images, sizes)] if mirror else [images]
+            logits += [network.logits(seen, sizes) for seen in shown for network in networks]
+        result = _combine(logits, shard(batch.label), shard(batch.mask))
+        under_way.append(ScoredBatch(batch.index, batch.label, batch.mask, *result))
+        if len(under_way) > 2:  # The devices stay busy, and batches do not pile up.
+            yield under_way.popleft()
+    yield from under_way
+
+
+_mirrored = jax.jit(mirrored)
+
+
+@jax.jit
+def _combine(
+    logits: Sequence[Float[Array, "n classes"]], label: Int[Array, " n"], mask: Bool[Array, " n"]
+) -> tuple[Float[Array, "n classes"], Int[Array, " n"], ErrorSums]:
+    """The scores, the ranks of the labels, and the sums."""
+    scores = logits[0]
+    if len(logits) > 1:
+        # The logarithm of the average softmax; the logits themselves would average to another.
+        views = jax.nn.log_softmax(jnp.stack(list(logits)))
+        scores = jax.nn.logsumexp(views, axis=0) - jnp.log(len(logits))
+    return scores, label_ranks(scores, label), error_sums(scores, label, mask)
