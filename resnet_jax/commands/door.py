@@ -55,8 +55,26 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             sys.exit(_end(error, f"error: {error}", BAD_INPUT, debug))
         if _is_failure(error):
             hint = "" if debug else " (RESNET_JAX_DEBUG=1 shows the traceback)"
-            sys.exit(_end(error, f"failed: {_describe(error)}{hint}", FAILED, debug))
+            status = _end(error, f"failed: {_describe(error)}{hint}", FAILED, debug)
+            _leave_other_hosts()
+            sys.exit(status)
+        if _has_other_hosts():
+            traceback.print_exception(error)
+            _leave_other_hosts()
         raise
+
+
+def _has_other_hosts() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def _leave_other_hosts() -> None:
+    """Ends this process at once if it is one of several: leaving in order would wait for all."""
+    if _has_other_hosts():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(FAILED)
 
 
 def _end(error: BaseException, message: str, status: int, debug: bool) -> int:
