@@ -50,7 +50,7 @@ def make_photograph(rng: np.random.Generator) -> bytes:
             Image.fromarray(noise[:, :, c]).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
             for c in range(3)
         ]
-        image += 0.72**octave * np.stack([np.asarray(channel) for channel in channels], axis=2)
+        image += 0.77**octave * np.stack([np.asarray(channel) for channel in channels], axis=2)
     image = 118 + 55 * (image - image.mean()) / image.std()
     buffer = io.BytesIO()
     Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(buffer, "jpeg", quality=88)

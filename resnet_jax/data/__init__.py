@@ -8,6 +8,8 @@ from .base import ArraySource as ArraySource
 from .base import BadImageError as BadImageError
 from .base import Example as Example
 from .base import Source as Source
+from .color import pca_color as pca_color
+from .color import pca_shift as pca_shift
 from .crops import RandomResizedCrop as RandomResizedCrop
 from .crops import RandomScaleCrop as RandomScaleCrop
 from .crops import ResizeCenterCrop as ResizeCenterCrop

@@ -35,11 +35,21 @@ class Normalization(struct.PyTreeNode):
     deviation: Float[Array, " c"]
     reverse_channels: bool = struct.field(pytree_node=False, default=False)
 
-    def __call__(self, images: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Normalises a batch of uint8 images to float32 (to the mean's dtype if that is wider)."""
+    def __call__(
+        self, images: UInt8[Array, "n h w c"], color_shift: Float[Array, "n c"] | None = None
+    ) -> Float[Array, "n h w c"]:
+        """Normalises a batch of uint8 images to float32 (to the mean's dtype if that is wider).
+
+        Args:
+          images: as they come from the loader.
+          color_shift: what to add to each image on [0, 1], such as `pca_shift`; nothing if None.
+        """
+        pixels = images.astype(self.mean.dtype) / 255
+        if color_shift is not None:
+            pixels += color_shift[:, jnp.newaxis, jnp.newaxis, :].astype(pixels.dtype)
         if self.reverse_channels:
-            images = images[..., ::-1]
-        return (images.astype(self.mean.dtype) / 255 - self.mean) / self.deviation
+            pixels = pixels[..., ::-1]
+        return (pixels - self.mean) / self.deviation
 
 
 def make_normalization(
