@@ -44,20 +44,20 @@ def mismatch(
       hint: what to do, the end of the sentence.
     """
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
-    kinds = {kind: entries for kind, entries in kinds.items() if entries}
+    kinds = {kind: sorted(entries) for kind, entries in kinds.items() if entries}
     num_entries = sum(len(entries) for entries in kinds.values())
 
     def message(limit: int) -> str:
         parts = (f"{len(kinds[kind])} {kind} ({_listed(kinds[kind], limit)})" for kind in kinds)
-        return f"{source} does not fit the model: {'; '.join(parts)}{hint}"
+        return f"{source} cannot be fitted to the model: {'; '.join(parts)}{hint}"
 
     limits = [num_entries, 3, 2, 1]
     fitting = [limit for limit in limits if len(message(limit)) < _LINE_LENGTH]
     limit = num_entries if num_entries <= _NUM_LISTED else [*fitting, 1][0]
     error = WeightsError(message(limit))
-    error.missing = tuple(missing)
-    error.unexpected = tuple(unexpected)
-    error.misshaped = tuple(misshaped)
+    error.missing = tuple(sorted(missing))
+    error.unexpected = tuple(sorted(unexpected))
+    error.misshaped = tuple(sorted(misshaped))
     if limit < num_entries:
         for kind, entries in kinds.items():
             error.add_note("\n  ".join([f"{kind}:", *entries]))

@@ -1,7 +1,10 @@
 """Weights files as they lie on disk: what they hold by name, or one clear error."""
 
 import os
+import pickle
+import pickletools
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,6 @@ import numpy as np
 from .errors import WeightsError
 
 TORCH_ENDINGS = (".pth", ".th", ".pt", ".bin", ".ckpt", ".tar")
-# What the files of torch.save began with until version 1.6: a pickled number.
-_OLD_TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
@@ -118,7 +119,10 @@ def read_keras(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    # NumPy takes whatever else for a pickle, and leaves a damaged file open that it opened itself.
+    if not zipfile.is_zipfile(path):
+        raise ValueError("File is not a zip file")
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return dict(archive)
 
 
@@ -149,18 +153,38 @@ def _layer_and_weight(name: str, item: Any) -> tuple[str, str]:
 
 def _other_than_tensors(path: Path, error: Exception) -> str:
     """Returns what makes PyTorch refuse a file, nothing if it is not what the file holds."""
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"holds {found[1]}, which is no tensor"
     if "TorchScript" in str(error):
         return "holds a TorchScript program"
-    with path.open("rb") as file:
-        start = file.read(len(_OLD_TORCH_MAGIC))
-    if start[:1] == b"\x80" and start != _OLD_TORCH_MAGIC:
-        return "is a pickle of other objects than tensors"
-    return ""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    name = found[1] if found else _called_for(path)
+    return f"holds {name}, which is no tensor" if name else ""
+
+
+def _called_for(path: Path) -> str:
+    """Returns the first function or class that a bare pickle calls for; it is read, not run.
+
+    PyTorch knows the pickles of `torch.save` alone and takes others for damaged.
+    """
+    names, texts = [], []
+    try:
+        with path.open("rb") as file:
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name in ("GLOBAL", "INST"):
+                    names.append(str(argument).replace(" ", "."))
+                elif opcode.name == "STACK_GLOBAL":
+                    names.append(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    except Exception:
+        # No pickle to its end, whatever it begins as.
+        return ""
+    return names[0] if names else ""
 
 
 def first_line(error: Exception) -> str:
     """Returns what an exception says, in less than 80 characters."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # PyTorch's own advice for pickles is to load them without a check.
+    is_pickle = isinstance(error, pickle.UnpicklingError)
+    text = "File is not a pickle of tensors" if is_pickle else str(error).strip()
+    line = (text or type(error).__name__).splitlines()[0]
     return line if len(line) < 80 else line[:77] + "..."

@@ -123,7 +123,7 @@ def fit(
         else:
             variables[path] = naming.to_ours(array)
     expected_names = {naming.name(path) for path in shapes}
-    unexpected = sorted(str(name) for name in entries if name not in expected_names)
+    unexpected = [str(name) for name in entries if name not in expected_names]
     if missing or unexpected or misshaped:
         only_head = not missing and not unexpected and misshaped.keys() <= head
         theirs = naming.shape_in_ours(entries, _HEAD_KERNEL)
@@ -191,7 +191,7 @@ def _to_numpy(value: Any) -> np.ndarray | None:
 
 
 def _right_models(model: ResNet, naming: Naming, entries: Mapping[str, Any]) -> str:
-    """Returns "; they fit NAME or NAME", or nothing if they fit the convolutions of none."""
+    """Returns "; they are those of NAME or NAME", nothing if the kernels are those of none."""
     theirs = {name: shape for name, value in entries.items() if len(shape := np.shape(value)) == 4}
 
     def fits(candidate: ResNet) -> bool:
@@ -209,4 +209,4 @@ def _right_models(model: ResNet, naming: Naming, entries: Mapping[str, Any]) -> 
     if fits(model):
         return ""
     names = [name for name in list_models() if fits(create_model(name))]
-    return f"; it fits {' or '.join(names)}" if names else ""
+    return f"; they are those of {' or '.join(names)}" if names else ""
