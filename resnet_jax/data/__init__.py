@@ -15,13 +15,15 @@ from .crops import RandomScaleCrop as RandomScaleCrop
 from .crops import ResizeCenterCrop as ResizeCenterCrop
 from .errors import DataError as DataError
 from .folders import FolderSource as FolderSource
+from .iterator import TrainIterator as TrainIterator
+from .iterator import train_iterator as train_iterator
+from .loader import ON_BAD_IMAGE as ON_BAD_IMAGE
 from .loader import Batch as Batch
 from .loader import EvalBatch as EvalBatch
 from .loader import EvalBatches as EvalBatches
 from .loader import eval_batches as eval_batches
 from .loader import pixel_mean as pixel_mean
 from .loader import train_batches as train_batches
-from .loader import train_iterator as train_iterator
 from .normalization import PREPROCESSES as PREPROCESSES
 from .normalization import Normalization as Normalization
 from .normalization import make_normalization as make_normalization

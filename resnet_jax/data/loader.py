@@ -13,21 +13,25 @@ seed) and which gives epoch `e` of seed `s` the order of epoch 0 of seed `s + e`
 import dataclasses
 import functools
 import math
-import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8, UInt64
 
-from .base import ArraySource, Source, broken_image
-from .errors import DataError
+from .base import ArraySource, BadImageError, Source, broken_image
+from .errors import DataError, nearest
+from .iterator import read_options
 from .transform import Transform
 
 if TYPE_CHECKING:
     import grain
 
+ON_BAD_IMAGE = ("error", "skip")
+"""What an image that cannot be decoded may do."""
+
+_MAX_BAD_IMAGES = 100
 _MAX_SEED = 2**64 - 1
 
 
@@ -36,6 +40,9 @@ class Batch(TypedDict):
 
     image: UInt8[np.ndarray, "b h w c"]
     label: Int32[np.ndarray, " b"]
+    bad_images: NotRequired[tuple[str, ...]]
+    """With `on_bad_image="skip"`: what was wrong with each image that another one replaces;
+    `train_iterator` takes it out and counts."""
 
 
 class EvalBatch(Batch):
@@ -52,6 +59,7 @@ def train_batches(
     seed: int,
     shard_index: int = 0,
     shard_count: int = 1,
+    on_bad_image: str = "error",
 ) -> "grain.MapDataset":
     """Returns the endless sequence of training batches; element `k` is the batch of step `k`.
 
@@ -66,6 +74,9 @@ def train_batches(
       shard_index: which share of every batch to load, from 0.
       shard_count: into how many equal shares batches are divided. Put together, the shares are
         the batch that one shard would have loaded.
+      on_bad_image: what an image that cannot be decoded does: "error" stops with a
+        `BadImageError` that names it; "skip" takes the next image of the source in its place, and
+        says so in the batch's `bad_images`.
 
     Returns:
       A `grain.MapDataset` of `Batch`es of `batch_size // shard_count` images. It can be pickled
@@ -80,32 +91,8 @@ def train_batches(
         raise DataError(f"the seed is {seed}; choose one from 0 to {_MAX_SEED}")
     share = _Share(batch_size, shard_index, shard_count)
     transform = _fit(transform, source)
-    load = _TrainBatch(source, transform, share, seed)
+    load = _TrainBatch(source, transform, share, seed, _checked(on_bad_image))
     return grain.MapDataset.range(sys.maxsize // batch_size).map(load)
-
-
-def train_iterator(
-    dataset: "grain.MapDataset", *, start_step: int = 0, num_threads: int | None = None
-) -> "grain.DatasetIterator":
-    """Returns an iterator over training batches that loads ahead in threads.
-
-    `get_state()` returns a small dictionary, the position behind the last batch handed out,
-    whatever has been loaded ahead; `set_state()` goes there. The batches come in order and are the
-    same for every number of threads.
-
-    Args:
-      dataset: what `train_batches` returned.
-      start_step: the step of the first batch.
-      num_threads: how many batches to prepare at once; None for one a processor, at most 16. With
-        0 a batch is made when it is asked for.
-
-    Returns:
-      The iterator. `close()` it when it is no longer wanted before the program's end, for what
-      has been asked for is otherwise still loaded.
-    """
-    iterator = iter(dataset.to_iter_dataset(_read_options(num_threads)))
-    iterator.set_state({"next_index": start_step})
-    return iterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +103,7 @@ class EvalBatches:
     transform: Transform
     share: "_Share"
     num_threads: int | None = None
+    on_bad_image: str = "error"
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.share.batch_size)
@@ -125,18 +113,23 @@ class EvalBatches:
             raise IndexError(f"batch {index} of {len(self)}")
         positions = self.share.positions(index)
         mask = positions < len(self.source)
-        batch = _load(self.source, self.transform, positions[mask], np.empty((mask.sum(), 0)))
-        missing = len(mask) - int(mask.sum())
+        count = int(mask.sum())
+        images, labels, bad = _load(
+            self.source, self.transform, positions[:count], np.empty((count, 0)), self.on_bad_image
+        )
+        mask[list(bad)] = False
+        images[list(bad)], labels[list(bad)] = 0, 0
+        missing = len(mask) - count
         return {
-            "image": np.pad(batch["image"], ((0, missing), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(batch["label"], (0, missing)),
+            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
+            "label": np.pad(labels, (0, missing)),
             "mask": mask,
         }
 
     def __iter__(self) -> Iterator[EvalBatch]:
         import grain
 
-        options = _read_options(self.num_threads)
+        options = read_options(self.num_threads)
         return iter(grain.MapDataset.source(self).to_iter_dataset(options))
 
 
@@ -148,6 +141,7 @@ def eval_batches(
     shard_index: int = 0,
     shard_count: int = 1,
     num_threads: int | None = None,
+    on_bad_image: str = "error",
 ) -> EvalBatches:
     """Returns the batches of an evaluation: every example exactly once over all shards.
 
@@ -162,6 +156,9 @@ def eval_batches(
       shard_index: which share of every batch to load, from 0.
       shard_count: into how many equal shares batches are divided.
       num_threads: how many batches to prepare at once; None for one a processor, at most 16.
+      on_bad_image: what an image that cannot be decoded does: "error" stops with a
+        `BadImageError` that names it; "skip" leaves its row out (`mask` is False), so that no other
+        image counts twice.
 
     Returns:
       A sequence of `EvalBatch`es, which can be iterated over again.
@@ -170,22 +167,33 @@ def eval_batches(
       DataError: a batch size that the shards do not divide, or a random transform.
     """
     share = _Share(batch_size, shard_index, shard_count)
-    return EvalBatches(source, _fixed(_fit(transform, source)), share, num_threads)
+    transform = _fixed(_fit(transform, source))
+    return EvalBatches(source, transform, share, num_threads, _checked(on_bad_image))
 
 
-def pixel_mean(source: Source, transform: Transform) -> Float32[np.ndarray, "h w c"]:
+def pixel_mean(
+    source: Source, transform: Transform, *, on_bad_image: str = "error"
+) -> Float32[np.ndarray, "h w c"]:
     """Returns the mean image of a source on [0, 1], which the paper subtracts from every image.
 
     Summed in integers, so the order of the images does not matter; rounded once, to float32.
+
+    Args:
+      source: the images.
+      transform: what becomes of each; nothing random.
+      on_bad_image: as for `eval_batches`.
 
     Raises:
       DataError: a random transform, or images that do not come out with one shape.
     """
     total = np.zeros(transform.output_shape(source.image_shape), np.int64)
-    for batch in eval_batches(source, transform, batch_size=min(len(source), 256)):
-        # The padding is zero and adds nothing.
+    count = 0
+    batch_size = min(len(source), 256)
+    for batch in eval_batches(source, transform, batch_size=batch_size, on_bad_image=on_bad_image):
+        # What the mask leaves out is zero and adds nothing.
         total += batch["image"].sum(axis=0, dtype=np.int64)
-    return np.asarray(total / (len(source) * 255), np.float32)
+        count += int(batch["mask"].sum())
+    return np.asarray(total / (count * 255), np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,9 +235,20 @@ class _TrainBatch:
     transform: Transform
     share: _Share
     seed: int
+    on_bad_image: str
 
     def __call__(self, step: int) -> Batch:
-        return _load(self.source, self.transform, self.indices(step), self.uniforms(step))
+        images, labels, bad = _load(
+            self.source,
+            self.transform,
+            self.indices(step),
+            self.uniforms(step),
+            self.on_bad_image,
+        )
+        batch: Batch = {"image": images, "label": labels}
+        if self.on_bad_image == "skip":
+            batch["bad_images"] = tuple(str(error) for error in bad.values())
+        return batch
 
     def indices(self, step: int) -> Int64[np.ndarray, " b"]:
         """The examples in this share of the batch of a step."""
@@ -271,21 +290,54 @@ def _load(
     transform: Transform,
     indices: Int64[np.ndarray, " b"],
     uniforms: Float64[np.ndarray, "b d"],
-) -> Batch:
-    """Loads and transforms some of a source's examples."""
+    on_bad_image: str,
+) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"], dict[int, BadImageError]]:
+    """Loads and transforms some of a source's examples; says in which rows another one stands."""
     if isinstance(source, ArraySource):
         images = transform.batch(source.images[indices], uniforms)
-        return {"image": images, "label": source.labels[indices]}
+        return images, source.labels[indices], {}
     images = np.empty((len(indices), *transform.output_shape(source.image_shape)), np.uint8)
     labels = np.empty(len(indices), np.int32)
+    bad = {}
     for row, index in enumerate(indices.tolist()):
-        example = source[index]
-        labels[row] = example["label"]
-        try:
-            images[row] = transform(example["image"], uniforms[row])
-        except (OSError, ValueError) as error:
-            raise broken_image(source, index, error) from error
-    return {"image": images, "label": labels}
+        for attempt in range(_MAX_BAD_IMAGES):
+            try:
+                place = (index + attempt) % len(source)
+                images[row], labels[row] = _load_one(source, transform, place, uniforms[row])
+                break
+            except BadImageError as error:
+                if on_bad_image != "skip":
+                    raise
+                bad.setdefault(row, error)
+        else:
+            raise DataError(
+                f"{_MAX_BAD_IMAGES} images in a row cannot be used, the first of them being so: "
+                f"{bad[row]}"
+            )
+    return images, labels, bad
+
+
+def _load_one(
+    source: Source, transform: Transform, index: int, uniforms: Float64[np.ndarray, " d"]
+) -> tuple[UInt8[np.ndarray, "h w c"], int]:
+    example = source[index]
+    try:
+        pixels = transform(example["image"], uniforms)
+    except (OSError, ValueError) as error:
+        raise broken_image(source, index, error) from error
+    shape = transform.output_shape(source.image_shape)
+    if pixels.shape != shape:
+        raise broken_image(source, index, f"its shape is {pixels.shape}, not {shape}")
+    return pixels, example["label"]
+
+
+def _checked(on_bad_image: str) -> str:
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise DataError(
+            f"unknown on_bad_image {on_bad_image!r}{nearest(on_bad_image, ON_BAD_IMAGE)}; "
+            f"choose one of {', '.join(ON_BAD_IMAGE)}"
+        )
+    return on_bad_image
 
 
 def _fit(transform: Transform, source: Source) -> Transform:
@@ -301,15 +353,3 @@ def _fixed(transform: Transform) -> Transform:
             "use an eval_transform"
         )
     return transform
-
-
-def _read_options(num_threads: int | None) -> "grain.ReadOptions":
-    """Threads, one a processor that this process may use if None, and a batch ahead of them."""
-    import grain
-
-    if num_threads is None:
-        usable = getattr(os, "sched_getaffinity", None)
-        num_threads = min(16, len(usable(0)) if usable else os.cpu_count() or 1)
-    return grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=num_threads + 1 if num_threads else 0
-    )
