@@ -7,6 +7,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from .config import ConfigError
 from .state import TrainState
 
 METRIC = "top1_error"
@@ -96,3 +97,23 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
+    """Returns what a checkpoint would be evaluated with: `{"params", "batch_stats"}`, on the host.
+
+    Args:
+      directory: a work directory's `checkpoints`.
+      step: which; the newest if not given.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+    if not steps or (step is not None and step not in steps):
+        which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        raise ConfigError(f"{directory} holds {which}; give a work directory of train.py")
+    path = directory / str(steps[-1] if step is None else step) / "state"
+    state = ocp.StandardCheckpointer().restore(path.absolute())
+    average = state.get("average")
+    return average or {"params": state["params"], "batch_stats": state["batch_stats"]}

@@ -30,6 +30,10 @@ class TrainConfig:
     """A name of `resnet_jax.list_models()`."""
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of `create_model`, such as `shortcut` and `zero_init_residual`."""
+    init_from: str | None = None
+    """Fine-tuning: a weights file of any origin, or a work directory, to begin with."""
+    skip_head: bool = False
+    """Whether the classifier of `init_from` is left out for a new one."""
     num_classes: int | None = None
     """Outputs of the classifier; as many as the data set has classes if not given."""
     remat: bool = False
@@ -324,6 +328,8 @@ def _check_ranges(config: TrainConfig) -> None:
             raise ConfigError(f"config.{key}={value} must be at least 0 and below 1")
     if config.ema_decay is not None and not 0 < config.ema_decay < 1:
         raise ConfigError(f"config.ema_decay={config.ema_decay} must be between 0 and 1")
+    if config.skip_head and config.init_from is None:
+        raise ConfigError("config.skip_head leaves out a part of config.init_from; give that, too")
     if config.warmup_until_error is not None and not 0 < config.warmup_until_error < 1:
         raise ConfigError(
             f"config.warmup_until_error={config.warmup_until_error} must be between 0 and 1"

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from .. import data
-from ..models import create_model
+from ..models import ResNet, create_model
 from ..parallel import DATA_AXIS
 from .config import ConfigError, TrainConfig, in_steps
 
@@ -30,7 +29,7 @@ class Experiment:
       eval_batch_size: images an evaluation step, a multiple of the device count.
     """
 
-    model: nn.Module
+    model: ResNet
     train_source: data.Source
     eval_source: data.Source
     train_transform: data.Transform
@@ -77,6 +76,11 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         raise ConfigError(
             f"the training images have {image_shape[2]} channels, those of evaluation "
             f"{eval_shape[2]}; set config.channels to 1 or 3"
+        )
+    if config.color_augmentation == "pca" and image_shape[2] != 3:
+        raise ConfigError(
+            f"config.color_augmentation='pca' needs images of 3 channels, not {image_shape[2]}; "
+            "leave it out"
         )
     model = create_model(
         config.model,

@@ -19,6 +19,7 @@ from .report import Report
 from .state import create_state
 from .step import make_train_step
 from .stop import Stop, Stopped
+from .warm_start import load_initial
 from .workdir import open_workdir
 
 
@@ -48,12 +49,18 @@ def train(
     mesh = data_mesh() if mesh is None else mesh
     experiment = open_experiment(config, mesh)
     num_steps = experiment.num_steps
+    initial = load_initial(config, experiment.model, experiment.image_shape[2])
     open_workdir(workdir, config)
 
     schedule = make_schedule(config, len(experiment.train_source))
     optimizer = make_optimizer(config)
     state = create_state(
-        config, experiment.model, optimizer, experiment.normalization, experiment.image_shape
+        config,
+        experiment.model,
+        optimizer,
+        experiment.normalization,
+        experiment.image_shape,
+        initial,
     )
     state = replicate(state, mesh)
     train_step = make_train_step(config, experiment.model, optimizer, schedule, mesh)

@@ -54,8 +54,9 @@ def create_state(
     optimizer: optax.GradientTransformation,
     normalization: Normalization,
     image_shape: tuple[int, int, int],
+    variables: dict[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state before the first step; it depends on the seed alone.
+    """Returns the state before the first step; it depends on its arguments alone.
 
     Args:
       config: the run; its seed is that of the initial parameters and of the keys of all steps.
@@ -63,11 +64,13 @@ def create_state(
       optimizer: what updates its parameters.
       normalization: of the images.
       image_shape: height, width and channels of the images that the network is to see.
+      variables: `{"params", "batch_stats"}` to begin with; drawn from the seed if not given.
     """
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
 
-    def init() -> TrainState:
-        variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+    def init(variables: dict[str, Any] | None) -> TrainState:
+        if variables is None:
+            variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
@@ -81,4 +84,4 @@ def create_state(
         )
 
     # It runs once, and optimising it takes XLA five times as long as running it unoptimised.
-    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})()
+    return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(variables)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from ..data import pca_shift
 from ..evaluation.metrics import ErrorSums, cross_entropy, error_sums
 from ..parallel import DATA_AXIS
 from .config import TrainConfig
@@ -45,6 +46,15 @@ def make_train_step(
       mesh: the devices; `state` comes replicated over them, `batch` (`image` uint8 `[n, h, w, c]`,
         `label` int32 `[n]`) split.
     """
+
+    def color_shift(state: TrainState, num_images: int) -> Float[Array, "n 3"] | None:
+        """This device's part of the colour shifts of the whole batch, a function of the step."""
+        if config.color_augmentation == "none":
+            return None
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        shifts = pca_shift(key, num_images * mesh.size)
+        start = jax.lax.axis_index(DATA_AXIS) * num_images
+        return jax.lax.dynamic_slice_in_dim(shifts, start, num_images)
 
     def gradients(
         params: Any, batch_stats: Any, images: Float[Array, "n h w c"], labels: Int[Array, " n"]
@@ -85,7 +95,7 @@ def make_train_step(
         return jax.lax.scan(add, start, split, unroll=unroll)[0]
 
     def device_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        images = state.normalization(batch["image"])
+        images = state.normalization(batch["image"], color_shift(state, len(batch["image"])))
         grads, batch_stats, sums = accumulated_gradients(
             state.params, state.batch_stats, images, batch["label"]
         )

@@ -131,3 +131,15 @@ def test_moving_averages_of_weights_and_statistics():
         assert state.variables is state.average
         for a, b in zip(jax.tree.leaves(average), jax.tree.leaves(state.average), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_colour_shifts_do_not_depend_on_the_number_of_devices():
+    data = batches(2, 8)
+    with jax.enable_x64(True):
+        plain, _ = run(1, data, norm_axis_name="data")
+        one, _ = run(1, data, norm_axis_name="data", color_augmentation="pca")
+        four, _ = run(4, data, norm_axis_name="data", color_augmentation="pca")
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    kernel = plain.params["stem"]["conv"]["kernel"]
+    assert np.abs(one.params["stem"]["conv"]["kernel"] - kernel).max() > 1e-4

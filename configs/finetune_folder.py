@@ -1,0 +1,42 @@
+"""Fine-tunes an ImageNet network on a folder of images.
+
+    python train.py --config configs/finetune_folder.py --workdir runs/finetune \
+        --config.dataset=FOLDER --config.init_from=WEIGHTS
+
+FOLDER holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, WEIGHTS is a ResNet-50's file of any origin
+(`.safetensors`, `.pth`, `.h5`, ...) or a work directory. Its classifier is left out; the new one has
+as many outputs as FOLDER has classes. What error to expect depends on the images.
+"""
+
+from ml_collections import ConfigDict
+
+from resnet_jax.training import default_config
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment."""
+    config = default_config()
+
+    config.model = "resnet50"
+    config.skip_head = True
+    config.init_from = "WEIGHTS"
+
+    config.dataset = "FOLDER"
+    config.train_split = "train"
+    config.eval_split = "val"
+    config.image_size = 224
+    config.channels = 3
+    config.augmentation = "imagenet"
+    config.preprocess = "torchvision"
+
+    config.batch_size = 64
+    config.num_epochs = 10.0
+    config.learning_rate = 0.01
+    config.schedule = "cosine"
+    config.warmup_epochs = 0.5
+    config.weight_decay = 1e-4
+
+    config.log_every = 10
+    config.eval_every = 200
+    config.checkpoint_every = 200
+    return config

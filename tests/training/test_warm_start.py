@@ -1,0 +1,84 @@
+"""Fine-tuning: what a run begins with, from a weights file or another run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import resnet_jax
+from resnet_jax.parallel import data_mesh
+from resnet_jax.training import ConfigError, TrainConfig
+from resnet_jax.training.checkpoint import read_variables
+from resnet_jax.training.loop import train
+from resnet_jax.training.warm_start import load_initial
+
+CONFIG = TrainConfig(
+    model="resnet20_cifar",
+    dataset="fashion_mnist_mini",
+    eval_split="test[:16]",
+    augmentation="none",
+    preprocess="none",
+    batch_size=4,
+    num_steps=1,
+    schedule_steps=1,
+    learning_rate=1e-30,
+    weight_decay=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network of three classes with random statistics, and the file that holds it."""
+    model = resnet_jax.create_model("resnet20_cifar", 3)
+    variables = model.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
+    rng = np.random.default_rng(0)
+    variables["batch_stats"] = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.uniform(0.5, 2, leaf.shape), jnp.float32),
+        variables["batch_stats"],
+    )
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    resnet_jax.save_weights(path, variables, model)
+    return path, variables
+
+
+def assert_same_but_head(variables, expected):
+    for name in ("params", "batch_stats"):
+        a, b = dict(variables[name]), dict(expected[name])
+        a.pop("head", None), b.pop("head", None)
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_begins_with_the_weights_of_a_file_and_a_head_of_its_own(tmp_path, weights):
+    path, expected = weights
+    config = dataclasses.replace(CONFIG, init_from=str(path), skip_head=True)
+    train(config, tmp_path, data_mesh(jax.devices()[:1]))
+    variables = read_variables(tmp_path / "checkpoints")
+    variables["batch_stats"] = expected["batch_stats"]  # One step has moved them.
+    assert_same_but_head(variables, expected)
+    assert variables["params"]["head"]["kernel"].shape == (64, 10)
+    assert np.std(variables["params"]["head"]["kernel"]) > 0
+
+    # A second run begins with the first one's checkpoint, its classifier too.
+    again = dataclasses.replace(CONFIG, init_from=str(tmp_path))
+    model = resnet_jax.create_model("resnet20_cifar", 10)
+    first = read_variables(tmp_path / "checkpoints")
+    jax.tree.map(np.testing.assert_array_equal, load_initial(again, model, 1), first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels", "error", "words"),
+    [
+        ({"init_from": "nowhere.pth"}, 1, ConfigError, "nowhere.pth"),
+        ({"init_from": "{folder}"}, 1, ConfigError, "no checkpoint"),
+        ({"init_from": "{path}"}, 1, resnet_jax.WeightsError, "3 classes"),
+        ({"init_from": "{path}", "skip_head": True}, 3, ConfigError, "config.channels=1"),
+    ],
+)
+def test_what_cannot_be_begun_with(weights, changes, channels, error, words):
+    path, _ = weights
+    changes["init_from"] = changes["init_from"].format(path=path, folder=path.parent)
+    model = resnet_jax.create_model("resnet20_cifar", 10)
+    with pytest.raises(error, match=words):
+        load_initial(dataclasses.replace(CONFIG, **changes), model, channels)
