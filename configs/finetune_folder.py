@@ -4,8 +4,8 @@
         --config.dataset=FOLDER --config.init_from=WEIGHTS
 
 FOLDER holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, WEIGHTS is a ResNet-50's file of any origin
-(`.safetensors`, `.pth`, `.h5`, ...) or a work directory. Its classifier is left out; the new one has
-as many outputs as FOLDER has classes. What error to expect depends on the images.
+(`.safetensors`, `.pth`, `.h5`, ...) or a work directory. Its classifier is left out; the new one
+has as many outputs as FOLDER has classes. What error to expect depends on the images.
 """
 
 from ml_collections import ConfigDict

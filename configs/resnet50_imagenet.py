@@ -1,4 +1,4 @@
-"""ResNet-50 on ImageNet: 90 epochs, warm-up, cosine, label smoothing, no decay of scales and biases.
+"""ResNet-50 on ImageNet: 90 epochs, warm-up, cosine, label smoothing; kernels alone decay.
 
     python train.py --config configs/resnet50_imagenet.py --workdir runs/resnet50 \
         --config.data_dir=DIR [--config.batch_size=1024]

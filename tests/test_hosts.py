@@ -37,7 +37,12 @@ def start(workdir, devices=1, processes=1, index=0, port=0, **changes):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -72,9 +77,7 @@ def two_devices(tmp_path_factory):
 
 
 def check_close(records, expected):
-    assert [(r["step"], r["split"]) for r in records] == [
-        (r["step"], r["split"]) for r in expected
-    ]
+    assert [(r["step"], r["split"]) for r in records] == [(r["step"], r["split"]) for r in expected]
     assert records[-1]["num_examples"] == 101
     for record, reference in zip(records, expected, strict=True):
         assert record["loss"] == pytest.approx(reference["loss"], rel=2e-3)
