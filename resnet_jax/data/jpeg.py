@@ -108,8 +108,7 @@ def decode_crop(
         )
     except ValueError:
         return None
-    down, across = pixels.shape[0] / height, pixels.shape[1] / header.width
-    return resample(pixels, (left * across, top * down, right * across, bottom * down), size)
+    return resample(pixels, (left / shrink, top / shrink, right / shrink, bottom / shrink), size)
 
 
 def _find_height(file: bytes) -> int | None:
