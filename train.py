@@ -84,24 +84,20 @@ def main(argv: list[str]) -> None:
 
 def join_hosts() -> None:
     """Joins the other hosts' processes, if the command line says so."""
-    given = {
-        "coordinator": _COORDINATOR.value,
-        "num_processes": _NUM_PROCESSES.value,
-        "process_id": _PROCESS_ID.value,
-    }
-    missing = [name for name, value in given.items() if value is None]
-    if not _DISTRIBUTED.value and len(missing) < len(given):
-        raise ConfigError(f"--{min(given.keys() - missing)} goes with --distributed; add it")
-    if not _DISTRIBUTED.value:
-        return
-    if missing and len(missing) < len(given):
-        raise ConfigError(f"--{missing[0]} is missing beside --{min(given.keys() - missing)}")
-    if not missing and not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+    coordinator, count, index = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    flag = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
+    given = [name for name, value in flag.items() if value is not None]
+    missing = [name for name in flag if name not in given]
+    if given and not _DISTRIBUTED.value:
+        raise ConfigError(f"{given[0]} goes with --distributed; add it")
+    if given and missing:
         raise ConfigError(
-            f"--process_id={_PROCESS_ID.value} is not one of {_NUM_PROCESSES.value} processes; "
-            "count from 0"
+            f"{missing[0]} is missing beside {given[0]}; give all of {', '.join(flag)}"
         )
-    start_hosts(**given)
+    if index is not None and count is not None and not 0 <= index < count:
+        raise ConfigError(f"--process_id={index} is not one of {count} processes; count from 0")
+    if _DISTRIBUTED.value:
+        start_hosts(coordinator, count, index)
 
 
 if __name__ == "__main__":

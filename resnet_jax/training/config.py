@@ -67,6 +67,9 @@ class TrainConfig:
     loader_threads: int | None = None
     """Batches made ready at a time, a thread each; one a processor, at most 16, if not given."""
 
+    loader_workers: int = 0
+    """Processes that load, each with its threads; with 0 the threads are the run's own."""
+
     # The optimiser.
     batch_size: int = 256
     """Images a step, over all devices."""
@@ -139,6 +142,7 @@ class TrainConfig:
 UNTIED = (
     "data_dir",
     "loader_threads",
+    "loader_workers",
     "eval_batch_size",
     "num_steps",
     "num_epochs",
@@ -187,7 +191,14 @@ _LENGTHS = (
     ("warmup_steps", "warmup_epochs"),
     ("schedule_steps", "schedule_epochs"),
 )
-_NOT_NEGATIVE = ("plateau_patience", "warmup_steps", "warmup_epochs", "weight_decay", "seed")
+_NOT_NEGATIVE = (
+    "loader_workers",
+    "plateau_patience",
+    "warmup_steps",
+    "warmup_epochs",
+    "weight_decay",
+    "seed",
+)
 
 _MODEL_OPTIONS: dict[str, type] = {
     "shortcut": str,

@@ -1,7 +1,6 @@
 """What a configuration names, opened and checked: data, network, normalisation, device counts."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -110,11 +109,13 @@ def compute_normalization(config: TrainConfig, experiment: Experiment) -> data.N
     """Returns the images' normalisation; a mean image is taken over the whole training split."""
     if config.preprocess not in ("cifar", "per_pixel_mean"):
         return experiment.normalization
-    pixel_mean = data.pixel_mean(experiment.train_source, experiment.eval_transform)
+    pixel_mean = data.pixel_mean(
+        experiment.train_source, experiment.eval_transform, on_bad_image=config.on_bad_image
+    )
     return data.make_normalization(config.preprocess, experiment.image_shape[2], pixel_mean)
 
 
-def train_iterator(config: TrainConfig, experiment: Experiment) -> Any:
+def train_iterator(config: TrainConfig, experiment: Experiment) -> data.TrainIterator:
     """Returns this host's endless batches, from the first step on; its state is a position."""
     dataset = data.train_batches(
         experiment.train_source,
@@ -123,11 +124,14 @@ def train_iterator(config: TrainConfig, experiment: Experiment) -> Any:
         seed=config.seed,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
+        on_bad_image=config.on_bad_image,
     )
-    return data.train_iterator(dataset, num_threads=config.loader_threads)
+    return data.train_iterator(
+        dataset, num_threads=config.loader_threads, num_workers=config.loader_workers
+    )
 
 
-def eval_batches(experiment: Experiment) -> data.EvalBatches:
+def eval_batches(config: TrainConfig, experiment: Experiment) -> data.EvalBatches:
     """Returns this host's share of the evaluation split, every image of it once."""
     return data.eval_batches(
         experiment.eval_source,
@@ -135,4 +139,5 @@ def eval_batches(experiment: Experiment) -> data.EvalBatches:
         batch_size=experiment.eval_batch_size,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
+        on_bad_image=config.on_bad_image,
     )

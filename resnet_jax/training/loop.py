@@ -86,7 +86,7 @@ def train(
                 result = None
                 if not evaluated:
                     report.flush()
-                    split = stop.unless_asked(eval_batches(experiment))
+                    split = stop.unless_asked(eval_batches(config, experiment))
                     try:
                         result = evaluate(
                             eval_step, state.variables, state.normalization, split, mesh
@@ -113,7 +113,7 @@ def train(
                 step += 1
                 pace.sent(metrics)
                 profile.sent(step, metrics)
-                state = report.step(step, state, metrics, pace.take_waited())
+                state = report.step(step, state, metrics, pace.take_waited(), batches.bad_images)
                 evaluated = step % config.eval_every != 0 and step != num_steps
             if stopping and step < num_steps:
                 report.say(f"{stop.reason()}: saved at step {step}; the same command goes on there")

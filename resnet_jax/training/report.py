@@ -28,6 +28,7 @@ class _Interval(NamedTuple):
     step: int
     sums: ErrorSums
     metrics: Metrics
+    bad_images: int
 
 
 class Report:
@@ -70,7 +71,12 @@ class Report:
         self._compiled = self._warned = False
 
     def step(
-        self, step: int, state: TrainState, metrics: Metrics, waited: float = 0.0
+        self,
+        step: int,
+        state: TrainState,
+        metrics: Metrics,
+        waited: float = 0.0,
+        bad_images: int = 0,
     ) -> TrainState:
         """Takes note of a step that has been sent to the devices.
 
@@ -79,6 +85,7 @@ class Report:
           state: the state after it.
           metrics: what it returned.
           waited: seconds that the devices have waited for its data.
+          bad_images: how many images could not be decoded and were replaced, so far.
 
         Returns:
           The state to go on with, its sums set back to zero where an interval ends.
@@ -91,7 +98,7 @@ class Report:
             self.restart_clock(step)
             self._compiled = True
         if step % self._config.log_every == 0 or step == self._num_steps:
-            self._arriving.append(_Interval(step, state.sums, metrics))
+            self._arriving.append(_Interval(step, state.sums, metrics, bad_images))
             state = state.replace(sums=self._zero_sums())
         while self._arriving and is_ready(self._arriving[0].sums):
             self._write_interval(self._arriving.popleft())
@@ -138,6 +145,8 @@ class Report:
         self._clock = (interval.step, time.monotonic())
         steps, seconds = interval.step - since, self._clock[1] - then
         values["learning_rate"] = float(interval.metrics["learning_rate"])
+        if interval.bad_images:
+            values["bad_images"] = interval.bad_images
         if steps:
             values["images_per_second"] = steps * self._config.batch_size / seconds
             values["seconds_per_step"] = seconds / steps

@@ -68,8 +68,9 @@ def create_state(
     """
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
 
-    def init(variables: dict[str, Any] | None) -> TrainState:
-        if variables is None:
+    def init(given: dict[str, Any] | None) -> TrainState:
+        variables: Any = given
+        if given is None:
             variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
         return TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -136,3 +136,13 @@ def test_more_classes_than_outputs_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="10 classes, the model only 5"):
         run(dataclasses.replace(CONFIG, num_classes=5), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loader_workers_do_not_change_a_run(tmp_path, workers):
+    config = dataclasses.replace(CONFIG, num_steps=4, checkpoint_every=4)
+    run(config, tmp_path / "none")
+    run(dataclasses.replace(config, loader_workers=workers), tmp_path / "some")
+    (expected, position), (state, other) = saved(tmp_path / "none", 4), saved(tmp_path / "some", 4)
+    assert position == other
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
