@@ -97,7 +97,7 @@ def read_torch(path: Path) -> Any:
 
 
 def read_keras(path: Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of an .h5, .weights.h5 or .npz file, "LAYER/WEIGHT" by its place in it.
+    """Returns the arrays of an .h5, .weights.h5 or .npz file by ".../LAYER/WEIGHT".
 
     Raises:
       WeightsError: the file is damaged, or no such file; or h5py is not installed.
@@ -134,21 +134,18 @@ def _read_h5(path: Path) -> dict[str, np.ndarray]:
     def visit(name: str, item: Any) -> None:
         top, *_ = name.split("/")
         if isinstance(item, h5py.Dataset) and top not in ("optimizer", "optimizer_weights"):
-            arrays["/".join(_layer_and_weight(name, item))] = item[()]
+            arrays[_with_own_name(name, item)] = item[()]
 
     with h5py.File(path) as file:
         file.get("model_weights", file).visititems(visit)
     return arrays
 
 
-def _layer_and_weight(name: str, item: Any) -> tuple[str, str]:
-    group, _, weight = name.rpartition("/")
-    layer = group.rpartition("/")[2]
-    if layer == "vars":
-        # Keras 3: the folder has a name of the layer's class; the layer's own may be an attribute.
-        own = item.parent.attrs.get("name")
-        layer = group.split("/")[-2] if own is None else own
-    return layer, weight
+def _with_own_name(name: str, item: Any) -> str:
+    """Returns a weight's name; Keras 3 files it under the class, its layer's name an attribute."""
+    layer, _, weight = name.rpartition("/vars/")
+    own = item.parent.attrs.get("name") if layer else None
+    return f"{layer if own is None else own}/{weight}" if layer else name
 
 
 def _other_than_tensors(path: Path, error: Exception) -> str:
@@ -165,7 +162,8 @@ def _called_for(path: Path) -> str:
 
     PyTorch knows the pickles of `torch.save` alone and takes others for damaged.
     """
-    names, texts = [], []
+    names: list[str] = []
+    texts: list[str] = []
     try:
         with path.open("rb") as file:
             for opcode, argument, _ in pickletools.genops(file):

@@ -95,7 +95,7 @@ def from_keras(
             raise WeightsError(f"{path.name} does not end as weights from Keras do: {endings}")
         what, entries = path.name, files.read_keras(path)
 
-    is_old = any(_OLD_LAYER.match(name) for name in entries)
+    is_old = any(_OLD_LAYER.search(name) for name in entries)
     naming = Naming(partial(_name, is_old), conv_biases=True)
     paths = {name: _path(name, model) for name in entries}
     entries = {
@@ -127,21 +127,24 @@ def _folded(variables: Mapping[Path, np.ndarray], epsilon: float) -> dict[Path, 
 
 
 def _flat(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the arrays of a mapping by "LAYER/WEIGHT", in lists the weight a number."""
+    """Yields the arrays of a mapping by ".../LAYER/WEIGHT", the weight a number in a list."""
     for name, value in source.items():
         if isinstance(value, Mapping):
-            yield from ((f"{name}/{str(weight).split('/')[-1]}", value[weight]) for weight in value)
+            yield from ((f"{name}/{weight}", array) for weight, array in value.items())
         elif isinstance(value, list | tuple):
             yield from ((f"{name}/{index}", array) for index, array in enumerate(value))
         else:
-            yield "/".join(str(name).split("/")[-2:]), value
+            yield str(name), value
 
 
 def _path(name: str, model: ResNet) -> Path | None:
-    """Returns where "LAYER/WEIGHT" belongs in the variables, None if it does not."""
-    layer, _, weight = name.partition("/")
-    modules = _modules_of_unnamed(layer, model) or _modules(layer)
-    if modules is None:
+    """Returns where ".../LAYER/WEIGHT" belongs in the variables, None if it does not."""
+    *groups, weight = name.split("/")
+    # Below a layer's group there may be another, of the same name and a number.
+    for layer in reversed(groups):
+        if modules := _modules(layer) or _modules_of_unnamed(layer, model):
+            break
+    else:
         return None
     weights = _WEIGHTS["bn" if modules[-1].startswith("bn") else "conv"]
     weight = weight.removesuffix(":0").removeprefix(f"{layer}_")
