@@ -146,3 +146,18 @@ def test_loader_workers_do_not_change_a_run(tmp_path, workers):
     (expected, position), (state, other) = saved(tmp_path / "none", 4), saved(tmp_path / "some", 4)
     assert position == other
     jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(tmp_path):
+    """With shared statistics the number of devices does not change the run."""
+    config = dataclasses.replace(CONFIG, batch_norm="global", eval_every=100, log_every=1)
+    for num_steps, devices in ((2, 8), (4, 1), (6, 4)):
+        mesh = data_mesh(jax.devices()[:devices])
+        train(dataclasses.replace(config, num_steps=num_steps), tmp_path / "moved", mesh)
+    train(dataclasses.replace(config, num_steps=6), tmp_path / "one", data_mesh(jax.devices()[:1]))
+    moved, one = (
+        [r["loss"] for r in read_metrics(tmp_path / name) if r["split"] == "train"]
+        for name in ("moved", "one")
+    )
+    assert len(moved) == 6
+    np.testing.assert_allclose(moved, one, rtol=1e-3)
