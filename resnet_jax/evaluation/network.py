@@ -33,8 +33,7 @@ class Network:
         """Returns the logits, by one compiled program for each shape of images.
 
         Args:
-          images: not yet normalised. A mean image of another height or width than theirs is
-            replaced by its channel means.
+          images: not yet normalised; see `normalize`.
           sizes: height and width of each image, where they are padded below and to the right. The
             logits are those of each image alone, without the padding; of a mean image, the channel
             means are subtracted. See `padded_logits`.
@@ -49,6 +48,16 @@ def channel_means(normalization: Normalization) -> Normalization:
     return normalization.replace(mean=jnp.mean(normalization.mean, axis=(0, 1)))
 
 
+def normalize(
+    normalization: Normalization, images: UInt8[Array, "n h w c"]
+) -> Float[Array, "n h w c"]:
+    """Normalises images; by the channel means where a mean image is of another size than theirs."""
+    mean = normalization.mean
+    if mean.ndim == 3 and mean.shape[:2] != images.shape[1:3]:
+        normalization = channel_means(normalization)
+    return normalization(images)
+
+
 @partial(jax.jit, static_argnames="model")
 def _logits(
     model: nn.Module,
@@ -57,10 +66,6 @@ def _logits(
     images: UInt8[Array, "n h w c"],
     sizes: Int[Array, "n 2"] | None,
 ) -> Any:
-    mean = normalization.mean
-    if sizes is not None or (mean.ndim == 3 and mean.shape[:2] != images.shape[1:3]):
-        normalization = channel_means(normalization)
-    normalized = normalization(images)
     if sizes is not None:
-        return padded_logits(model, variables, normalized, sizes)
-    return model.apply(variables, normalized, train=False)
+        return padded_logits(model, variables, channel_means(normalization)(images), sizes)
+    return model.apply(variables, normalize(normalization, images), train=False)
