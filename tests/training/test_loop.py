@@ -150,7 +150,9 @@ def test_loader_workers_do_not_change_a_run(tmp_path, workers):
 
 def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(tmp_path):
     """With shared statistics the number of devices does not change the run."""
-    config = dataclasses.replace(CONFIG, batch_norm="global", eval_every=100, log_every=1)
+    config = dataclasses.replace(
+        CONFIG, batch_norm="global", learning_rate=1e-3, eval_every=100, log_every=1
+    )
     for num_steps, devices in ((2, 8), (4, 1), (6, 4)):
         mesh = data_mesh(jax.devices()[:devices])
         train(dataclasses.replace(config, num_steps=num_steps), tmp_path / "moved", mesh)
