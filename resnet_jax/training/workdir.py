@@ -58,11 +58,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _check_same_run(path: Path, config: TrainConfig) -> None:
     try:
-        before = json.loads(path.read_text())
+        # A key that the run's version did not know yet had what is now the default's effect.
+        before = to_json(TrainConfig()) | json.loads(path.read_text())
         differing = sorted(
             key for key, value in to_json(config).items() if before.get(key) != value
         )
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a run's configuration; choose another --workdir or remove it"
         ) from error

@@ -126,6 +126,24 @@ def test_another_configurations_directory_is_refused(whole):
     assert (workdir / "config.json").read_text() == before
 
 
+def test_a_run_of_an_older_version_goes_on(whole):
+    """Keys that came later are taken to have had their defaults."""
+    workdir, final = whole
+    path = workdir / "config.json"
+    config = json.loads(path.read_text())
+    del config["skip_head"], config["ema_decay"]
+    path.write_text(json.dumps(config))
+    assert run(CONFIG, workdir) == final
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "7"])
+def test_a_damaged_configuration_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="config.json is not a run's configuration"):
+        run(CONFIG, tmp_path)
+    assert (tmp_path / "config.json").read_text() == text
+
+
 def test_devices_must_divide_the_batch(tmp_path):
     with pytest.raises(ConfigError, match="batch_size=8 does not divide over 3 devices"):
         train(CONFIG, tmp_path / "run", data_mesh(jax.devices()[:3]))
