@@ -13,11 +13,21 @@ from .interop import (
     save_weights,
     to_torch,
 )
-from .models import ModelError, create_model, list_models
+from .models import (
+    ModelError,
+    count_multiply_adds,
+    count_parameters,
+    create_model,
+    list_models,
+    parameter_mask,
+    train_only,
+)
 
 __all__ = [
     "ModelError",
     "WeightsError",
+    "count_multiply_adds",
+    "count_parameters",
     "create_model",
     "export",
     "fold_batch_norm",
@@ -28,6 +38,8 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "load_weights",
+    "parameter_mask",
     "save_weights",
     "to_torch",
+    "train_only",
 ]

@@ -4,8 +4,16 @@ from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, Shortcut
 from resnet_jax.models.errors import ModelError
 from resnet_jax.models.layers import Conv, max_pool
+from resnet_jax.models.masks import parameter_mask, train_only
 from resnet_jax.models.registry import create_model, list_models
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.summary import (
+    StageSummary,
+    count_multiply_adds,
+    count_parameters,
+    format_summary,
+    summarize,
+)
 
 __all__ = [
     "BasicBlock",
@@ -15,7 +23,14 @@ __all__ = [
     "ModelError",
     "ResNet",
     "Shortcut",
+    "StageSummary",
+    "count_multiply_adds",
+    "count_parameters",
     "create_model",
+    "format_summary",
     "list_models",
     "max_pool",
+    "parameter_mask",
+    "summarize",
+    "train_only",
 ]
