@@ -64,6 +64,6 @@ def _size(model: ResNet, image_size: Any) -> tuple[int, int]:
     if image_size is None:
         image_size = 32 if model.stem == "cifar" else 224
     size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         raise WeightsError(f"image_size is a number of pixels, or two, not {shown(image_size)}")
     return size

@@ -76,6 +76,9 @@ def _remote_files(repo: str, revision: str | None) -> Callable[[str], Path | Non
         try:
             return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
         except errors.LocalEntryNotFoundError as error:
+            # The cache also knows which files a repository has not.
+            if huggingface_hub.try_to_load_from_cache(repo, name, revision=revision) is not None:
+                return None
             raise WeightsError(
                 f"the Hugging Face Hub cannot be reached and {name} of {repo} is not in the cache;"
                 " check the network, or give a folder with the repository's files"

@@ -1,0 +1,224 @@
+"""The project's own weights files: bit for bit, with the model rebuilt from the file alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import resnet_jax
+from resnet_jax import (
+    WeightsError,
+    create_model,
+    list_models,
+    load_model,
+    load_pretrained,
+    load_weights,
+    save_weights,
+)
+from resnet_jax.interop import native
+from resnet_jax.models import BasicBlock, BottleneckBlock, ResNet
+from tests.interop.nets import assert_identical, small_pair
+
+MODEL = small_pair()[0]
+
+
+def random_variables(model, seed=0, channels=3):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, channels)))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape).astype(np.float32)), shapes
+    )
+
+
+def test_weights_come_back_bit_for_bit(tmp_path):
+    variables = random_variables(MODEL)
+    # Also what no arithmetic survives.
+    head = variables["params"]["head"]
+    head["bias"] = head["bias"].at[:4].set(jnp.array([jnp.nan, -jnp.inf, -0.0, 1e-42]))
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, variables)
+    loaded = load_weights(str(path))
+    loaded, variables = (
+        jax.tree.map(lambda leaf: np.asarray(leaf).view(np.uint32), tree)
+        for tree in (loaded, variables)
+    )
+    assert_identical(loaded, variables)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_types_are_kept(dtype, tmp_path):
+    with jax.enable_x64(dtype == "float64"):
+        variables = jax.tree.map(lambda leaf: leaf.astype(dtype), random_variables(MODEL))
+        save_weights(tmp_path / "weights.safetensors", variables)
+        assert_identical(load_weights(tmp_path / "weights.safetensors"), variables)
+
+
+def test_arrays_in_any_order_of_memory(tmp_path):
+    variables = jax.tree.map(
+        lambda leaf: np.asfortranarray(np.asarray(leaf)), random_variables(MODEL)
+    )
+    save_weights(tmp_path / "weights.safetensors", variables)
+    loaded = load_weights(tmp_path / "weights.safetensors")
+    assert_identical(jax.device_get(loaded), variables)
+
+
+MODELS = {
+    "named": create_model("resnet20_cifar", 10),
+    "options": create_model(
+        "resnet50",
+        5,
+        dtype=jnp.bfloat16,
+        replace_stride_with_dilation=(False, True, True),
+        norm_axis_name=("data", "model"),
+        zero_init_residual=True,
+    ),
+    "one axis": create_model("resnet18", 5, norm_axis_name="data", freeze_batch_norm=True),
+    "shortcut": create_model("resnet20_cifar", 10, shortcut="C", dtype="float16"),
+    "plain": create_model("plain18", 3, stem="cifar"),
+    "nobody's": ResNet(
+        stage_sizes=[np.int64(1), 2], block=BasicBlock, num_classes=7, stage_widths=[4, 8]
+    ),
+    "nobody's bottlenecks": ResNet(
+        stage_sizes=(1, 2), block=BottleneckBlock, groups=2, width_per_group=8, stage_widths=(8, 16)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_file_is_enough_to_rebuild_the_model(kind, tmp_path):
+    model = MODELS[kind]
+    variables = random_variables(model)
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, variables, model)
+    loaded, loaded_variables = load_model(path)
+    # "bfloat16" is jnp.bfloat16, though they are not equal.
+    assert (loaded.dtype is None) == (model.dtype is None)
+    assert jnp.dtype(loaded.dtype or "float32") == jnp.dtype(model.dtype or "float32")
+    assert loaded.clone(dtype=None) == model.clone(dtype=None)
+    assert_identical(loaded_variables, variables)
+    assert_identical(load_weights(path), variables)
+
+
+def test_every_named_model_is_described_by_its_name():
+    for name in list_models():
+        described = native._described(create_model(name, 12))
+        assert (described["model"], described["num_classes"]) == (name, "12")
+        assert described["options"] == "{}"
+
+
+def test_other_tools_can_read_the_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = random_variables(MODELS["shortcut"])
+    save_weights(path, variables, MODELS["shortcut"])
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+        kernel = file.get_tensor("params.stage1.block3.conv2.kernel")
+        assert len(file.keys()) == len(jax.tree.leaves(variables))
+    assert json.loads(metadata.pop("options")) == {"dtype": "float16", "shortcut": "C"}
+    assert metadata == {"format": "resnet_jax", "model": "resnet20_cifar", "num_classes": "10"}
+    np.testing.assert_array_equal(
+        kernel, variables["params"]["stage1"]["block3"]["conv2"]["kernel"]
+    )
+
+
+def test_weights_are_fitted_to_a_model(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = random_variables(MODEL)
+    save_weights(path, variables)
+    assert_identical(load_weights(path, MODEL), variables)
+    with pytest.raises(WeightsError, match="params.stage1.block1.bn3.bias"):
+        load_weights(path, small_pair("basic")[0])
+    other = MODEL.clone(num_classes=3)
+    with pytest.raises(WeightsError, match="the weights tell 7 classes apart and the model 3"):
+        load_weights(path, other)
+    key = jax.random.key(3)
+    loaded = load_weights(path, other, skip_head=True, key=key)
+    head = jax.jit(other.init)(key, jnp.zeros((1, 8, 8, 3)))["params"]["head"]
+    assert_identical(loaded["params"]["head"], head)
+    assert_identical(loaded["params"]["stage2"], variables["params"]["stage2"])
+    with pytest.raises(WeightsError, match="takes a model"):
+        load_weights(path, skip_head=True)
+
+
+def test_variables_of_another_model_are_not_saved(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with pytest.raises(WeightsError, match="cannot be fitted to the model"):
+        save_weights(path, random_variables(MODEL), small_pair("basic")[0])
+    with pytest.raises(WeightsError, match="does not end in .safetensors"):
+        save_weights(tmp_path / "weights.pth", random_variables(MODEL))
+    with pytest.raises(WeightsError, match="there is no folder"):
+        save_weights(tmp_path / "none" / "weights.safetensors", random_variables(MODEL))
+    assert list(tmp_path.iterdir()) == []
+
+
+def write(path, metadata):
+    arrays = {"params.head.bias": np.ones(3, np.float32)}
+    save_file(arrays, path, metadata)
+
+
+DESCRIPTION = {"format": "resnet_jax", "model": "resnet18", "num_classes": "3", "options": "{}"}
+
+
+@pytest.mark.parametrize(
+    "metadata, message",
+    [
+        (None, r"none of save_weights' files; try from_torch\(model, path\)"),
+        ({"format": "pt"}, "none of save_weights' files"),
+        ({"format": "resnet_jax"}, "does not say which model it is for"),
+        ({**DESCRIPTION, "model": "resnet19"}, "unknown model 'resnet19'; did you mean 'resnet1"),
+        ({**DESCRIPTION, "num_classes": "many"}, "a newer one may"),
+        ({**DESCRIPTION, "options": "{"}, "a newer one may"),
+        ({**DESCRIPTION, "options": '{"magic": 1}'}, "a newer one may"),
+        ({**DESCRIPTION, "options": '{"shortcut": "D"}'}, "unknown shortcut 'D'"),
+        ({**DESCRIPTION, "options": "3"}, "a newer one may"),
+        (DESCRIPTION, "weights.safetensors cannot be fitted to the model"),
+    ],
+    ids=str,
+)
+def test_files_that_say_nothing_of_use(metadata, message, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write(path, metadata)
+    with pytest.raises(WeightsError, match=message) as info:
+        load_model(path)
+    assert len(str(info.value)) < 300 and "\n" not in str(info.value)
+
+
+def test_pytorch_readers_send_you_here(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, random_variables(MODEL))
+    with pytest.raises(WeightsError, match="read it by load_weights"):
+        resnet_jax.from_torch(MODEL, path)
+
+
+def test_pretrained_weights_are_the_files_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(native, "_PRETRAINED", tmp_path)
+    with pytest.raises(WeightsError, match="no pretrained weights 'resnet50'. None are shipped"):
+        load_pretrained("resnet50")
+    model = MODELS["named"]
+    variables = random_variables(model)
+    save_weights(tmp_path / "resnet20_cifar.safetensors", variables, model)
+    shutil.copy(tmp_path / "resnet20_cifar.safetensors", tmp_path / "another.safetensors")
+    expected = "'resnet20_cifer'; did you mean 'resnet20_cifar'? There are another, resnet20_cifar"
+    with pytest.raises(WeightsError) as info:
+        load_pretrained("resnet20_cifer")
+    assert str(info.value) == f"no pretrained weights {expected}"
+    with pytest.raises(WeightsError, match="no pretrained weights '../resnet20_cifar'"):
+        load_pretrained("../resnet20_cifar")
+    loaded, loaded_variables = load_pretrained("resnet20_cifar")
+    assert loaded == model
+    assert_identical(loaded_variables, variables)
+
+
+def test_every_shipped_file_loads_and_is_described():
+    folder = Path(native.__file__).with_name("pretrained")
+    readme = (folder / "README.md").read_text()
+    for path in folder.glob("*.safetensors"):
+        model, variables = load_pretrained(path.stem)
+        assert model.num_classes == variables["params"]["head"]["bias"].shape[0]
+        assert f"`{path.name}`" in readme
