@@ -75,5 +75,34 @@ def randomise(model, seed):
     return model
 
 
+def numbered_arrays(stage_sizes, num_classes, naming):
+    """Returns arrays under the names of a net of full width; kernels hold the number of the block,
+    normalisations that of the convolution before them."""
+    conv, norm, head = ("conv1", "bn_conv1", "fc1000")
+    if naming is new_names:
+        conv, norm, head = ("conv1_conv", "conv1_bn", "predictions")
+    arrays = {
+        f"{head}/kernel": np.zeros((2048, num_classes)),
+        f"{head}/bias": np.zeros(num_classes),
+    }
+
+    def add(conv, norm, shape, block, part):
+        arrays[f"{conv}/kernel"] = np.full(shape, block, np.float32)
+        for kind in ("gamma", "beta", "moving_mean", "moving_variance"):
+            arrays[f"{norm}/{kind}"] = np.full(shape[-1], part, np.float32)
+
+    add(conv, norm, (7, 7, 3, 64), 0, 0)
+    for stage, size in enumerate(stage_sizes, start=2):
+        width = 2 ** (stage + 4)
+        for block in range(1, size + 1):
+            channels = (64 if stage == 2 else 2 * width) if block == 1 else 4 * width
+            if block == 1:
+                add(*naming(stage, block, 0), (1, 1, channels, 4 * width), block, 0)
+            add(*naming(stage, block, 1), (1, 1, channels, width), block, 1)
+            add(*naming(stage, block, 2), (3, 3, width, width), block, 2)
+            add(*naming(stage, block, 3), (1, 1, width, 4 * width), block, 3)
+    return arrays
+
+
 def logits(model, images):
     return np.asarray(model.predict(images, verbose=0))

@@ -163,28 +163,7 @@ def test_a_convolution_may_lack_its_bias():
 @pytest.mark.parametrize("naming", NAMINGS[::2])
 def test_every_layer_of_the_deeper_nets_has_its_place(name, naming):
     model = create_model(name, NUM_CLASSES)
-    weights = {}
-    for stage, size in enumerate(model.stage_sizes, start=2):
-        for block in range(1, size + 1):
-            width = 64 * 2 ** (stage - 2)
-            entered = 64 if stage == 2 else 2 * width
-            entered = entered if block == 1 else 4 * width
-            shapes = [(1, 1, entered, 4 * width)] if block == 1 else [None]
-            shapes += [(1, 1, entered, width), (3, 3, width, width), (1, 1, width, 4 * width)]
-            for part, shape in enumerate(shapes):
-                if shape:
-                    conv, norm = naming(stage, block, part)
-                    weights[f"{conv}/kernel"] = np.full(shape, block, np.float32)
-                    for kind in ("gamma", "beta", "moving_mean", "moving_variance"):
-                        weights[f"{norm}/{kind}"] = np.full(shape[-1], part, np.float32)
-    is_new = naming is keras_twins.new_names
-    conv, norm, head = (
-        ("conv1_conv", "conv1_bn", "predictions") if is_new else ("conv1", "bn_conv1", "fc1000")
-    )
-    weights[f"{conv}/kernel"] = np.zeros((7, 7, 3, 64), np.float32)
-    for kind in ("gamma", "beta", "moving_mean", "moving_variance"):
-        weights[f"{norm}/{kind}"] = np.zeros(64, np.float32)
-    weights |= {f"{head}/kernel": np.zeros((2048, NUM_CLASSES)), f"{head}/bias": np.zeros(7)}
+    weights = keras_twins.numbered_arrays(model.stage_sizes, NUM_CLASSES, naming)
     params = from_keras(model, weights)["params"]
     for stage in range(1, 5):
         for block, modules in params[f"stage{stage}"].items():

@@ -184,6 +184,22 @@ def test_cifar_names_as_the_usual_implementation_saves_them(tmp_path):
     assert not any("shortcut" in name for name in names)
 
 
+def test_weights_that_a_gpu_saved_long_ago(tmp_path):
+    # As PyTorch 0.4 wrote CUDA tensors; there is none to write them here.
+    model, twin = small_pair()
+    path = tmp_path / "old.th"
+    torch.save(twin.state_dict(), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for cpu, cuda in [
+        (b"ctorch\nFloatStorage", b"ctorch.cuda\nFloatStorage"),
+        (b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0"),
+    ]:
+        assert cpu in content
+        content = content.replace(cpu, cuda)
+    path.write_bytes(content)
+    assert_identical(from_torch(model, path), from_torch(model, twin.state_dict()))
+
+
 def test_any_number_of_channels():
     model, twin = small_pair()
     state_dict = twin.state_dict()
