@@ -298,7 +298,7 @@ def _load(
         return images, source.labels[indices], {}
     images = np.empty((len(indices), *transform.output_shape(source.image_shape)), np.uint8)
     labels = np.empty(len(indices), np.int32)
-    bad = {}
+    bad: dict[int, BadImageError] = {}
     for row, index in enumerate(indices.tolist()):
         for attempt in range(_MAX_BAD_IMAGES):
             try:

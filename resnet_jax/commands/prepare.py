@@ -1,0 +1,85 @@
+"""Write a data set as TFDS reads it, from its official archives or a folder of images."""
+
+import sys
+import time
+from typing import TextIO
+
+from . import door
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+def main(argv: list[str]) -> None:
+    """Runs `python -m resnet_jax prepare NAME --data_dir D [--source ARCHIVES_OR_FOLDER]`.
+
+    Args:
+      argv: the arguments after `prepare`.
+
+    Raises:
+      DataError: an archive is missing or damaged, or the data set is there already.
+    """
+    parser = door.ArgumentParser(
+        prog="python -m resnet_jax prepare",
+        description=__doc__,
+        epilog="Interrupted, the same command goes on where it stood.",
+    )
+    parser.add_argument(
+        "dataset",
+        metavar="NAME|FOLDER",
+        help="cifar10, cifar100, fashion_mnist, imagenet2012, or a folder with train/CLASS/*.jpg",
+    )
+    parser.add_argument("--data_dir", required=True, metavar="D", help="where data sets are kept")
+    parser.add_argument(
+        "--source",
+        metavar="PATH",
+        help="the archive, or the folder that holds the archives or the images; what is not given "
+        "is downloaded, except ImageNet",
+    )
+    parser.add_argument(
+        "--unverified",
+        action="store_true",
+        help="accept archives and numbers of images other than the published ones",
+    )
+    arguments = parser.parse_args(argv)
+    from ..data.prepare import prepare  # Not at the top: help should answer at once.
+
+    progress = _Progress(sys.stderr)
+    try:
+        directory, counts = prepare(
+            arguments.dataset,
+            arguments.data_dir,
+            arguments.source,
+            verified=not arguments.unverified,
+            report=progress.report,
+        )
+    finally:
+        progress.close()
+    print(f"{directory}: " + ", ".join(f"{split} {count}" for split, count in counts.items()))
+
+
+class _Progress:
+    """A line redrawn in place on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._shown = time.monotonic()
+        self._line = ""
+
+    def report(self, what: str, done: int, total: int) -> None:
+        """Shows how much is done, now and then."""
+        now = time.monotonic()
+        pause = 0.1 if self._live else _SECONDS_BETWEEN_LINES
+        if now - self._shown < pause and not (done == total and self._live):
+            return
+        self._shown = now
+        share = f" {done / total:6.1%}" if total else ""
+        self._line = f"{what}{share}"
+        end = "" if self._live else "\n"
+        start = "\r\x1b[K" if self._live else ""
+        print(f"{start}{self._line}", end=end, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Ends the line that is redrawn."""
+        if self._live and self._line:
+            print(file=self._stream)

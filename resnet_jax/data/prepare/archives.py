@@ -1,0 +1,251 @@
+"""Official archives: fetched, verified, and read without executing anything that is in them."""
+
+import dataclasses
+import gzip
+import hashlib
+import http.client
+import io
+import os
+import pickle
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ..errors import DataError
+
+Report = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and how much there is (bytes or images)."""
+
+_BLOCK = 2**22
+
+
+@dataclasses.dataclass(frozen=True)
+class Archive:
+    """A file that a data set is published in.
+
+    Attributes:
+      name: of the file.
+      digest: `"sha256:..."` or `"md5:..."`, whichever is published.
+      url: where it is, if it can be had without an account.
+    """
+
+    name: str
+    digest: str
+    url: str | None = None
+
+
+def digest_of(path: Path, algorithm: str, report: Report) -> str:
+    """Returns `"algorithm:hexadecimal digits"` of a file."""
+    size, done = path.stat().st_size, 0
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            done += len(block)
+            report(f"verifying {path.name}", done, size)
+    return f"{algorithm}:{digest.hexdigest()}"
+
+
+def verify(archive: Archive, path: Path, report: Report) -> None:
+    """Raises a `DataError` if a file is not the archive that was published."""
+    algorithm, _, expected = archive.digest.partition(":")
+    digest = digest_of(path, algorithm, report)
+    if digest != archive.digest:
+        raise DataError(
+            f"{path} is not the published {archive.name}: its {algorithm} is "
+            f"{digest.partition(':')[2][:12]}..., not {expected[:12]}...; fetch it again, or give "
+            "--unverified to prepare it as it is"
+        )
+
+
+def download(archive: Archive, directory: Path, report: Report) -> Path:
+    """Fetches an archive into a directory, or what is missing of it; verified by its digest.
+
+    Raises:
+      DataError: it cannot be fetched, or is not what was published.
+    """
+    path = directory / archive.name
+    if path.exists():
+        return path
+    assert archive.url is not None
+    directory.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(archive.url, headers={"User-Agent": "resnet-jax"})
+    if start:
+        request.add_header("Range", f"bytes={start}-")
+    try:
+        with urllib.request.urlopen(request, timeout=60) as response:
+            if response.status != http.client.PARTIAL_CONTENT:
+                start = 0
+            total = start + int(response.headers.get("Content-Length") or 0)
+            with open(part, "ab" if start else "wb") as file:
+                while block := response.read(_BLOCK):
+                    file.write(block)
+                    report(f"downloading {archive.name}", file.tell(), total)
+        if start + 1 < total and part.stat().st_size < total:
+            raise DataError(f"the download of {archive.name} broke off; the same command continues")
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 416:
+            part.unlink()  # It is longer than the file: not a part of it.
+        reason = getattr(error, "reason", error)
+        raise DataError(
+            f"cannot download {archive.url} ({reason}); fetch {archive.name} on a machine that "
+            "can, and give --source FILE"
+        ) from error
+    try:
+        verify(archive, part, report)
+    except DataError:
+        part.unlink()
+        raise DataError(
+            f"what {archive.url} returned is not the published {archive.name}; try again later, "
+            "or give --source FILE"
+        ) from None
+    part.replace(path)
+    return path
+
+
+def read_tar(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """Returns files of a tar archive, compressed or not, by their names without folders.
+
+    Raises:
+      DataError: the archive is damaged or does not have them all.
+    """
+    found = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                name = os.path.basename(member.name)
+                if member.isfile() and name in names:
+                    stream = tar.extractfile(member)
+                    assert stream is not None
+                    found[name] = stream.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise damaged(path, error) from error
+    if missing := [name for name in names if name not in found]:
+        raise DataError(
+            f"{path} has no file {missing[0]!r}; it is not the published archive, fetch it again"
+        )
+    return found
+
+
+def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
+    """Returns the array in a compressed IDX file, as MNIST's are.
+
+    Raises:
+      DataError: the file is damaged, or of other numbers than unsigned bytes.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise damaged(path, error) from error
+    rank = content[3] if len(content) > 3 else 0
+    start = 4 + 4 * rank
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
+    if content[:3] != b"\0\0\x08" or len(content) - start != int(np.prod(shape, dtype=object)):
+        raise DataError(
+            f"{path} is not an IDX file of unsigned bytes, or not whole; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def unpickle(content: bytes, name: str) -> Any:
+    """Returns what a pickle of dictionaries, lists, numbers, strings and NumPy arrays holds.
+
+    A pickle is a program; one that asks for anything else is refused before it gets it.
+
+    Raises:
+      DataError: it is damaged, or asks for more.
+    """
+    try:
+        return _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # A damaged pickle raises whatever it comes upon.
+        raise DataError(f"{name} cannot be read ({error}); fetch the archive again") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module.replace("numpy._core", "numpy.core"), name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which it must not"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it asks for an object from elsewhere, which it must not")
+
+
+def _reconstruct(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
+    # As NumPy pickles every array: empty, to be filled by its state.
+    if kind is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError("it holds an array of an unknown kind")
+    return np.ndarray.__new__(np.ndarray, (0,), "b")
+
+
+def _dtype(name: Any, *_: Any) -> np.dtype:
+    name = name.decode() if isinstance(name, bytes) else name
+    if name not in ("u1", "i1", "i2", "i4", "i8", "f4", "f8", "b1"):
+        raise pickle.UnpicklingError(f"it holds an array of {name!r}")
+    return np.dtype(name)
+
+
+def _frombuffer(buffer: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndarray:
+    return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    # How bytes are pickled for Python 2.
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds text in {encoding!r}")
+    return text.encode("latin1")
+
+
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """Where a file lies in an uncompressed tar archive."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def list_tar(path: Path, offset: int = 0) -> Iterator[Member]:
+    """Yields the files of an uncompressed tar archive, or of one that begins within another.
+
+    Raises:
+      DataError: the archive is damaged, such as cut short.
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError("it is cut short")
+                    if member.isfile():
+                        yield Member(os.path.basename(member.name), member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, reason: object) -> DataError:
+    """The error for an archive that cannot be read to its end."""
+    return DataError(f"{path} is damaged ({reason}); fetch it again")

@@ -1,0 +1,256 @@
+"""`prepare`: from what a data set is published in to what TFDS and `open_source` read."""
+
+import dataclasses
+import os
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, nearest
+from ..folders import is_folder, list_folders
+from . import recipes
+from .archives import Archive, Report, download, verify
+from .writer import write_dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an official data set is made.
+
+    Attributes:
+      archives: what it is published in.
+      make: returns its splits, given the archives' paths and who is told of the progress.
+      counts: how many examples each split must have.
+    """
+
+    archives: tuple[Archive, ...]
+    make: Callable[[Mapping[str, Path], Report], recipes.Made]
+    counts: Mapping[str, int]
+
+
+RECIPES = {
+    "cifar10": Recipe(
+        recipes.CIFAR10,
+        lambda files, report: recipes.cifar10(files),
+        {"train": 50_000, "test": 10_000},
+    ),
+    "cifar100": Recipe(
+        recipes.CIFAR100,
+        lambda files, report: recipes.cifar100(files),
+        {"train": 50_000, "test": 10_000},
+    ),
+    "fashion_mnist": Recipe(
+        recipes.FASHION_MNIST,
+        lambda files, report: recipes.fashion_mnist(files),
+        {"train": 60_000, "test": 10_000},
+    ),
+    "imagenet2012": Recipe(
+        recipes.IMAGENET2012, recipes.imagenet2012, {"train": 1_281_167, "validation": 50_000}
+    ),
+}
+"""The official data sets that `prepare` knows."""
+
+
+def prepare(
+    dataset: str,
+    data_dir: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    verified: bool = True,
+    report: Report = lambda what, done, total: None,
+) -> tuple[Path, dict[str, int]]:
+    """Writes a data set as TFDS does, so that TFDS and `open_source` read it.
+
+    Name, version, features, labels, the order of the examples and the files are those of TFDS's
+    own builder; JPEG files are stored as they are (TFDS's builder converts 23 of ImageNet's).
+    TensorFlow takes no part. Interrupted, it goes on where it stood when it is called again; the
+    directory appears when it is complete.
+
+    Args:
+      dataset: one of `RECIPES`; or a folder with `train/CLASS/*.jpg` and so on, of which a data
+        set by the folder's name is made; or, with a `source` that is such a folder, a new name.
+      data_dir: the directory that holds data sets.
+      source: an archive, or the folder that holds the archives or the images; for all but ImageNet
+        they are downloaded if this is None.
+      verified: whether the archives' digests and the numbers of examples must be the published
+        ones.
+      report: is told of the progress.
+
+    Returns:
+      The directory written, and the number of examples in each of its splits.
+
+    Raises:
+      DataError: an archive is missing, damaged or not what was published, or the data set is
+        there already.
+    """
+    if "://" in os.fspath(data_dir):
+        raise DataError(f"cannot write to {data_dir!s}; prepare to a local folder, and copy that")
+    root = Path(data_dir).expanduser().absolute()
+    if dataset in RECIPES:
+        return _prepare_official(dataset, root, source, verified, report)
+    return _prepare_folder(dataset, root, source, report)
+
+
+def _prepare_official(
+    dataset: str,
+    root: Path,
+    source: str | os.PathLike[str] | None,
+    verified: bool,
+    report: Report,
+) -> tuple[Path, dict[str, int]]:
+    recipe = RECIPES[dataset]
+    info = _official_info(dataset, root)
+    directory = _new_directory(root, dataset, str(info.version))
+    stamp = root / dataset / ".verified"
+    if folder := _unpacked(dataset, source):
+        splits, names = recipes.imagenet_folder(folder)
+        identity: Any = folder
+    else:
+        files = _find(dataset, recipe, source)
+        if not files:
+            paths = [download(archive, root / "downloads", report) for archive in recipe.archives]
+            files = {path.name: path for path in paths}
+        elif verified:
+            _verify(recipe, files, stamp, report)
+        splits, names = recipe.make(files, report)
+        identity = [_state(path) for path in files.values()]
+    for split in splits:
+        expected = recipe.counts[split.name]
+        if verified and len(split) != expected:
+            raise DataError(
+                f"split {split.name!r} of {dataset!r} would have {len(split)} images, not "
+                f"{expected}; complete the source, or give --unverified to prepare it as it is"
+            )
+    for feature, labels in names.items():
+        info.features[feature].names = list(labels)
+    write_dataset(splits, info, directory, identity, report)
+    stamp.unlink(missing_ok=True)
+    return directory, {split.name: len(split) for split in splits}
+
+
+def _prepare_folder(
+    dataset: str, root: Path, source: str | os.PathLike[str] | None, report: Report
+) -> tuple[Path, dict[str, int]]:
+    given = os.fspath(dataset if source is None else source)
+    folder = given if "://" in given else os.path.expanduser(given)
+    split_names = list_folders(folder)
+    if not split_names and not is_folder(given):
+        raise DataError(
+            f"unknown data set {dataset!r}{nearest(dataset, RECIPES)}; give one of "
+            f"{', '.join(RECIPES)}, or a folder with train/CLASS/*.jpg"
+        )
+    if not split_names:
+        raise DataError(
+            f"{given!r} is no folder of images; it should hold train/CLASS/*.jpg and "
+            "val/CLASS/*.jpg"
+        )
+    name = _data_set_name(dataset)
+    directory = _new_directory(root, name, "1.0.0")
+    first = "train" if "train" in split_names else split_names[0]
+    class_names = list_folders(posixpath.join(folder, first))
+    splits = recipes.image_folder(folder, split_names, class_names)
+    info = _folder_info(name, directory, class_names)
+    write_dataset(splits, info, directory, folder, report)
+    return directory, {split.name: len(split) for split in splits}
+
+
+def _new_directory(root: Path, name: str, version: str) -> Path:
+    directory = root / name / version
+    if directory.exists():
+        raise DataError(f"{directory} is there already; remove it to prepare it again")
+    return directory
+
+
+def _official_info(dataset: str, root: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    return tfds.builder(dataset, data_dir=str(root), file_format="array_record").info
+
+
+def _folder_info(name: str, directory: Path, class_names: tuple[str, ...]) -> Any:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import dataset_info
+    from tensorflow_datasets.core.file_adapters import FileFormat
+
+    info = dataset_info.DatasetInfo(
+        builder=dataset_info.DatasetIdentity(
+            name=name,
+            version=tfds.core.Version("1.0.0"),
+            data_dir=str(directory),
+            module_name="",
+        ),
+        description="A folder of images.",
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=list(class_names)),
+                "file_name": tfds.features.Text(),
+            }
+        ),
+        supervised_keys=("image", "label"),
+    )
+    info.set_file_format(FileFormat.ARRAY_RECORD)
+    return info
+
+
+def _data_set_name(dataset: str) -> str:
+    """A folder's name as TFDS wants names: lower case letters, digits, underscores."""
+    base = os.path.basename(os.path.abspath(os.path.expanduser(dataset)))
+    name = re.sub(r"\W+", "_", base, flags=re.ASCII).strip("_").lower()
+    return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
+
+
+def _unpacked(dataset: str, source: str | os.PathLike[str] | None) -> str | None:
+    """The source, if it is an unpacked ImageNet."""
+    if dataset != "imagenet2012" or source is None:
+        return None
+    folder = os.path.expanduser(os.fspath(source))
+    there = list_folders(folder) if "://" in folder or os.path.isdir(folder) else ()
+    return folder if {"train", "val", "validation"} & set(there) else None
+
+
+def _find(dataset: str, recipe: Recipe, source: str | os.PathLike[str] | None) -> dict[str, Path]:
+    """The archives in a source; none where they are to be downloaded."""
+    names = [archive.name for archive in recipe.archives]
+    if source is None:
+        if all(archive.url for archive in recipe.archives):
+            return {}
+        raise DataError(
+            f"{dataset!r} cannot be downloaded without an account: get {' and '.join(names)} from "
+            "image-net.org, and give --source FOLDER"
+        )
+    path = Path(source).expanduser()
+    if path.is_file() and len(names) == 1:
+        return {names[0]: path}
+    if path.is_file():
+        path = path.parent
+    if not path.is_dir():
+        raise DataError(f"there is no {path}; give --source the archive or the folder it is in")
+    files = {name: path / name for name in names if (path / name).is_file()}
+    missing = [name for name in names if name not in files]
+    # Of ImageNet one of two archives will do: the smaller one is enough to evaluate.
+    if not files or (missing and dataset != "imagenet2012"):
+        raise DataError(f"{path} has no file {missing[0]}; give --source the folder that has it")
+    return files
+
+
+def _verify(recipe: Recipe, files: Mapping[str, Path], stamp: Path, report: Report) -> None:
+    """Verifies archives, but none a second time after an interruption."""
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    known = stamp.read_text().splitlines() if stamp.exists() else []
+    for archive in recipe.archives:
+        if archive.name not in files:
+            continue
+        state = repr((_state(files[archive.name]), archive.digest))
+        if state not in known:
+            verify(archive, files[archive.name], report)
+            known.append(state)
+            stamp.write_text("\n".join(known) + "\n")
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes when a file does."""
+    status = path.stat()
+    return [str(path.absolute()), status.st_size, status.st_mtime_ns]

@@ -1,0 +1,199 @@
+"""Writes the splits of a data set as TFDS does: the same files, in the same order of examples."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..folders import shuffle_hash
+from .archives import Report
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The examples of a split, in any order.
+
+    Attributes:
+      name: of the split.
+      keys: what TFDS shuffles each example by: its number or its name.
+      image_sizes: bytes of each image file.
+      read_image: returns the image file of an example.
+      fields: returns the other features of an example.
+    """
+
+    name: str
+    keys: Sequence[int | str]
+    image_sizes: Sequence[int]
+    read_image: Callable[[int], bytes]
+    fields: Callable[[int], Mapping[str, bytes | int]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def write_dataset(
+    splits: Sequence[Split], info: Any, directory: Path, identity: Any, report: Report
+) -> None:
+    """Writes a data set to a directory that appears when it is complete.
+
+    Until then its files are in `directory` + `.incomplete`, each under its name once it is whole.
+    The next call goes on from there if it is about the same examples, and starts over if not.
+
+    Args:
+      splits: what to write.
+      info: a `tfds.core.DatasetInfo`, whose splits are filled in.
+      directory: `DATA_DIR/NAME/VERSION`.
+      identity: what must be equal for a call to go on with another's files; JSON.
+      report: is told of the progress, in images.
+    """
+    from tensorflow_datasets.core import file_adapters, naming
+    from tensorflow_datasets.core import splits as tfds_splits
+
+    sizes = {split.name: [record_size(split, i) for i in range(len(split))] for split in splits}
+    plan = {
+        "identity": identity,
+        "splits": [[split.name, len(split), _fingerprint(split)] for split in splits],
+    }
+    incomplete = directory.with_name(directory.name + ".incomplete")
+    plan_file = incomplete / "plan.json"
+    plan = json.loads(json.dumps(plan))
+    if not _holds(plan_file, plan):
+        shutil.rmtree(incomplete, ignore_errors=True)
+        incomplete.mkdir(parents=True)
+        _write_text(plan_file, json.dumps(plan))
+
+    infos = []
+    total, done = sum(map(len, splits)), 0
+    for split in splits:
+        lengths = _shard_lengths(len(split), sum(sizes[split.name]))
+        order = sorted(range(len(split)), key=lambda i: shuffle_hash(split.name, split.keys[i]))  # noqa: B023
+        start = 0
+        for shard, length in enumerate(lengths):
+            name = f"{info.name}-{split.name}.array_record-{shard:05d}-of-{len(lengths):05d}"
+            path = incomplete / name
+            if not path.exists():
+                _write_shard(split, order[start : start + length], path, report, done, total)
+            start += length
+            done += length
+            report(f"writing {info.name}", done, total)
+        infos.append(
+            tfds_splits.SplitInfo(
+                name=split.name,
+                shard_lengths=lengths,
+                num_bytes=sum(sizes[split.name]),
+                filename_template=naming.ShardedFileTemplate(
+                    dataset_name=info.name,
+                    data_dir=str(directory),
+                    split=split.name,
+                    filetype_suffix=file_adapters.FileFormat.ARRAY_RECORD.file_suffix,
+                ),
+            )
+        )
+    info.set_splits(tfds_splits.SplitDict(infos))
+    info.write_to_directory(str(incomplete))
+    plan_file.unlink()
+    _sync(incomplete)
+    incomplete.rename(directory)
+
+
+def record_size(split: Split, index: int) -> int:
+    """Bytes of an example as a serialised `tf.train.Example`, without reading its image."""
+    features = sum(
+        _field(_field(len(key)) + _field(_field(_field(_content_size(value)))))
+        for key, value in split.fields(index).items()
+    )
+    image = _field(_field(_field(split.image_sizes[index])))
+    return _field(features + _field(_field(len("image")) + image))
+
+
+def make_record(split: Split, index: int) -> bytes:
+    """Returns an example as a serialised `tf.train.Example`."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    image = split.read_image(index)
+    if len(image) != split.image_sizes[index]:
+        raise DataError(f"image {split.keys[index]!r} has changed while it was read; start again")
+    example = tf_example_pb2.Example()
+    example.features.feature["image"].bytes_list.value.append(image)
+    for key, value in split.fields(index).items():
+        if isinstance(value, bytes):
+            example.features.feature[key].bytes_list.value.append(value)
+        else:
+            example.features.feature[key].int64_list.value.append(value)
+    return example.SerializeToString()
+
+
+def _write_shard(
+    split: Split, order: list[int], path: Path, report: Report, done: int, total: int
+) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    part = path.with_name(path.name + ".part")
+    writer = ArrayRecordWriter(str(part), "group_size:1")  # As TFDS writes them.
+    try:
+        for index in order:
+            writer.write(make_record(split, index))
+            done += 1
+            if done % 256 == 0:
+                report(f"writing {path.name.partition('-')[0]}", done, total)
+    finally:
+        writer.close()
+    _sync(part)
+    part.replace(path)
+
+
+def _shard_lengths(num_examples: int, num_bytes: int) -> list[int]:
+    from tensorflow_datasets.core.utils import shard_utils
+
+    count = shard_utils.ShardConfig().get_number_shards(num_bytes, num_examples)
+    ends = shard_utils.get_shard_boundaries(num_examples, count)
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _content_size(value: bytes | int) -> int:
+    return len(value) if isinstance(value, bytes) else _varint_size(value)
+
+
+def _field(size: int) -> int:
+    """Bytes of a field of protobuf whose content has a size: its tag, the size, the content."""
+    return 1 + _varint_size(size) + size
+
+
+def _varint_size(value: int) -> int:
+    return max(1, -(-value.bit_length() // 7)) if value >= 0 else 10
+
+
+def _fingerprint(split: Split) -> str:
+    """Another one for other examples."""
+    digest = hashlib.sha256()
+    for index in range(len(split)):
+        fields = sorted(split.fields(index).items())
+        digest.update(repr((split.keys[index], split.image_sizes[index], fields)).encode())
+    return digest.hexdigest()
+
+
+def _holds(path: Path, plan: Any) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")) == plan)
+    except (OSError, ValueError):
+        return False
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content, or a directory's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
