@@ -208,7 +208,12 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _bytes() -> bytes:
+    return b""  # How no bytes are pickled for Python 2.
+
+
 _ADMITTED = {
+    ("__builtin__", "bytes"): _bytes,
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): np.ndarray,
@@ -248,4 +253,5 @@ def list_tar(path: Path, offset: int = 0) -> Iterator[Member]:
 
 def damaged(path: Path, reason: object) -> DataError:
     """The error for an archive that cannot be read to its end."""
-    return DataError(f"{path} is damaged ({reason}); fetch it again")
+    lines = str(reason).splitlines() or [type(reason).__name__]
+    return DataError(f"{path} is damaged ({lines[0][:80].rstrip(': -')}); fetch it again")
