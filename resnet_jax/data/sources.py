@@ -94,7 +94,8 @@ def open_source(
     """Opens one split of a data set that TFDS has prepared, or of a folder of images.
 
     Only files are read: neither the code that made the data set nor TensorFlow is needed, and
-    nothing is downloaded. Files may lie in a bucket (`gs://...`).
+    nothing is downloaded. A folder may lie in a bucket (`gs://...`, which needs gcsfs); ArrayRecord
+    files are read from a local or mounted directory.
 
     Args:
       dataset: TFDS's name, `name[/config][:version]`, of a data set in ArrayRecord form with the
