@@ -5,10 +5,11 @@ from typing import Any
 
 from ..training import records
 from . import door
+from ._arguments import count, output_file, run_names
 
 
 def main(argv: list[str]) -> None:
-    """Runs `python -m resnet_jax plot DIR... --output FILE.png`.
+    """Runs `python -m resnet_jax plot DIR... --output FILE.png [--log] [--smooth STEPS]`.
 
     Args:
       argv: the arguments after `plot`.
@@ -23,19 +24,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE.png", help="the picture to write"
     )
+    parser.add_argument("--log", action="store_true", help="a logarithmic axis of errors")
+    parser.add_argument(
+        "--smooth",
+        type=count,
+        metavar="STEPS",
+        help="average training errors over so many steps; by default over a 200th of the run",
+    )
     arguments = parser.parse_args(argv)
-    if not arguments.output.parent.is_dir():
-        raise door.UsageError(f"there is no folder {arguments.output.parent}; make it first")
-
-    names = [workdir.resolve().name for workdir in arguments.workdir]
-    if len(set(names)) < len(names):
-        names = [str(workdir) for workdir in arguments.workdir]
+    output = output_file(arguments.output)
+    names = run_names(arguments.workdir)
     runs = {name: _read(workdir) for name, workdir in zip(names, arguments.workdir, strict=True)}
     try:
-        records.plot_curves(runs, arguments.output)
+        records.plot_curves(runs, output, smooth_over=arguments.smooth, log_scale=arguments.log)
     except ValueError as error:
-        raise door.UsageError(f"cannot draw {arguments.output}: {error}") from error
-    print(arguments.output)
+        raise door.UsageError(f"cannot draw {output}: {error}") from error
+    print(output)
 
 
 def _read(workdir: Path) -> list[dict[str, Any]]:

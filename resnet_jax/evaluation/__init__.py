@@ -13,6 +13,7 @@ from .network import Network
 from .predictions import Predictions
 from .protocols import PROTOCOLS, Center, MultiScale, Protocol, TenCrop, make_protocol
 from .responses import format_responses, layer_responses, plot_responses
+from .scoring import ScoredBatch
 
 __all__ = [
     "PROTOCOLS",
@@ -24,6 +25,7 @@ __all__ = [
     "Network",
     "Predictions",
     "Protocol",
+    "ScoredBatch",
     "TenCrop",
     "cross_entropy",
     "error_sums",

@@ -88,12 +88,14 @@ class ClassErrors:
         rows = self.confusion.sum(axis=1, keepdims=True)
         shares = 100 * self.confusion / np.maximum(rows, 1)
         side = 6.4 if size <= MAX_WITH_NUMBERS else 9.6
-        figure = Figure(figsize=(side, 0.88 * side), dpi=150, layout="constrained")
+        # At least two pixels a cell.
+        dpi = max(150, 3 * size / side)
+        figure = Figure(figsize=(side, 0.88 * side), dpi=dpi, layout="constrained")
         axes = figure.add_subplot()
         picture = axes.imshow(
             shares, cmap="Blues", norm=PowerNorm(0.4, 0, 100), interpolation="nearest"
         )
-        figure.colorbar(picture, label="% of the class's images", shrink=0.8)
+        figure.colorbar(picture, label="% of the class's images", ticks=(0, 1, 5, 20, 50, 100))
         if size <= MAX_WITH_NAMES:
             ticks = range(size)
             axes.set_xticks(

@@ -27,6 +27,11 @@ class Network:
     variables: Any
     normalization: Normalization
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return self.variables["params"]["head"]["bias"].shape[0]
+
     def logits(
         self, images: UInt8[Array, "n h w c"], sizes: Int[Array, "n 2"] | None = None
     ) -> Float[Array, "n classes"]:

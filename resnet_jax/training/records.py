@@ -1,5 +1,6 @@
 """What a run leaves behind to be read: `metrics.jsonl`, TensorBoard events, curves, a table."""
 
+import itertools
 import json
 import math
 import os
@@ -111,18 +112,26 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def plot_curves(
-    runs: Mapping[str, Iterable[Metrics]], output: str | os.PathLike[str], *, bins: int = 200
+    runs: Mapping[str, Iterable[Metrics]],
+    output: str | os.PathLike[str],
+    *,
+    bins: int = 200,
+    smooth_over: int | None = None,
+    log_scale: bool = False,
 ) -> None:
     """Draws error against iterations as the paper's Figures 4 and 6 do.
 
     A colour for each run, its training error dashed, its evaluation error solid. The upper limit is
-    set by what the curves settle at, so that the first steps' errors run off the top.
+    set by what the curves settle at, so that the first steps' errors run off the top; on a
+    logarithmic scale all is shown but errors of zero.
 
     Args:
       runs: name → metrics as `read_metrics` returns them.
       output: the picture's path; its ending (`.png`, `.pdf`, `.svg`) names the format.
       bins: training errors, which come from a few batches each, are averaged over up to this many
-        equal spans of iterations.
+        equal spans of iterations. The legend says how long the spans are.
+      smooth_over: the length of the spans in iterations, instead.
+      log_scale: whether the errors' axis is logarithmic.
 
     Raises:
       OSError: the picture cannot be written.
@@ -136,19 +145,29 @@ def plot_curves(
     last_step, settled = 1, 0.0
     for index, (name, metrics) in enumerate(runs.items()):
         color = colormaps["tab10"](index % 10)
-        for split, curve in _curves(metrics, bins).items():
+        for split, curve in _curves(metrics).items():
+            label = f"{name}, {split}: {curve[-1][1]:.1f} %"
+            if split == "train":
+                span = smooth_over or curve[-1][0] / bins
+                label = f"{name}, training ({_smoothing(curve, span)})"
+                curve = _average(curve, span)
             steps, errors = zip(*curve, strict=True)
             last_step = max(last_step, steps[-1])
             settled = max(settled, sorted(errors)[len(errors) // 2])
-            _draw(axes, name, split, steps, errors, color)
+            _draw(axes, label, split, steps, errors, color)
 
     power = 4 if last_step >= 20_000 else 3 if last_step >= 2_000 else 0
     axes.set_xlim(0, 1.01 * last_step)
-    axes.set_ylim(0, min(100.0, _round_up(1.8 * settled)))
+    if log_scale:
+        axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}" if _spans_little(axes) else "")
+    else:
+        axes.set_ylim(0, min(100.0, _round_up(1.8 * settled)))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step / 10**power:g}")
     axes.set_xlabel(f"iterations (1e{power})" if power else "iterations")
     axes.set_ylabel("error (%)")
-    axes.grid(color="0.9")
+    axes.grid(color="0.9", which="both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
@@ -194,7 +213,7 @@ def _to_line(metrics: Metrics) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-def _curves(metrics: Iterable[Metrics], bins: int) -> dict[str, list[tuple[float, float]]]:
+def _curves(metrics: Iterable[Metrics]) -> dict[str, list[tuple[float, float]]]:
     """Split → [(step, error in per cent)], in the order of steps; evaluations come first."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for record in metrics:
@@ -203,32 +222,54 @@ def _curves(metrics: Iterable[Metrics], bins: int) -> dict[str, list[tuple[float
             curves.setdefault(record["split"], []).append((record["step"], error))
     curves = {split: sorted(curve) for split, curve in curves.items()}
     if "train" in curves:
-        curves["train"] = _average(curves.pop("train"), bins)
+        curves["train"] = curves.pop("train")
     return curves
 
 
-def _average(curve: Sequence[tuple[float, float]], bins: int) -> list[tuple[float, float]]:
-    """Averages the points of a curve within each of some equal spans of its first coordinate."""
-    spans: dict[int, list[tuple[float, float]]] = {}
+def _average(curve: Sequence[tuple[float, float]], span: float) -> list[tuple[float, float]]:
+    """Averages the points of a curve within each of the equal spans of its first coordinate."""
+    parts: dict[int, list[tuple[float, float]]] = {}
     for step, error in curve:
-        spans.setdefault(math.ceil(step * bins / max(curve[-1][0], 1)), []).append((step, error))
+        parts.setdefault(math.ceil(step / max(span, 1)), []).append((step, error))
     return [
-        (sum(step for step, _ in span) / len(span), sum(error for _, error in span) / len(span))
-        for span in spans.values()
+        (sum(step for step, _ in part) / len(part), sum(error for _, error in part) / len(part))
+        for part in parts.values()
     ]
 
 
+def _smoothing(curve: Sequence[tuple[float, float]], span: float) -> str:
+    """Over how many steps each point of the averaged curve is a mean, for the legend.
+
+    A line of the log is a mean over the steps since the line before.
+    """
+    steps = [0.0, *(step for step, _ in curve)]
+    interval = sorted(after - before for before, after in itertools.pairwise(steps))[
+        len(curve) // 2
+    ]
+    return f"mean over {max(span, interval):.0f} steps"
+
+
 def _draw(
-    axes: "Axes", name: str, split: str, steps: Sequence[float], errors: Sequence[float], color: Any
+    axes: "Axes",
+    label: str,
+    split: str,
+    steps: Sequence[float],
+    errors: Sequence[float],
+    color: Any,
 ) -> None:
     if split == "train":
-        axes.plot(steps, errors, "--", color=color, linewidth=1.2, label=f"{name}, training")
+        axes.plot(steps, errors, "--", color=color, linewidth=1.2, label=label)
     else:
         marker = "o" if len(steps) <= 30 else None  # one evaluation alone would draw no line
-        label = f"{name}, {split}: {errors[-1]:.1f} %"
         axes.plot(
             steps, errors, "-", color=color, linewidth=2.0, marker=marker, markersize=4, label=label
         )
+
+
+def _spans_little(axes: "Axes") -> bool:
+    """Whether there is room for numbers between the powers of ten."""
+    low, high = axes.get_ylim()
+    return high / low < 200
 
 
 def _round_up(value: float) -> float:

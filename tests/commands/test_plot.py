@@ -19,9 +19,23 @@ def test_a_picture_of_two_runs(tmp_path, capsys):
     assert capsys.readouterr().out == f"{picture}\n"
 
 
+def test_scale_and_smoothing(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(records, "plot_curves", lambda *_, **how: asked.append(how))
+    run, output = make_run(tmp_path / "run"), ["--output", str(tmp_path / "x.png")]
+    plot.main([run, *output])
+    plot.main([run, *output, "--log", "--smooth", "500"])
+    assert asked == [
+        {"smooth_over": None, "log_scale": False},
+        {"smooth_over": 500, "log_scale": True},
+    ]
+    with pytest.raises(door.UsageError, match="'0' is no whole number of at least 1"):
+        plot.main([run, *output, "--smooth", "0"])
+
+
 def test_runs_are_named_by_their_folders(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(records, "plot_curves", lambda runs, output: drawn.append(list(runs)))
+    monkeypatch.setattr(records, "plot_curves", lambda runs, *_, **__: drawn.append(list(runs)))
     a, b, other = (make_run(tmp_path / name) for name in ["a/run", "b/run", "other"])
     output = ["--output", str(tmp_path / "x.png")]
     plot.main([a, other, *output])

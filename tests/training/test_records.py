@@ -110,9 +110,9 @@ def test_curves_are_drawn_as_in_the_paper(tmp_path, axes):
     styles = [(line.get_label(), line.get_linestyle()) for line in axes.lines]
     assert sorted(styles) == [
         ("resnet20, test: 8.8 %", "-"),
-        ("resnet20, training", "--"),
+        ("resnet20, training (mean over 10000 steps)", "--"),
         ("resnet56, test: 7.0 %", "-"),
-        ("resnet56, training", "--"),
+        ("resnet56, training (mean over 10000 steps)", "--"),
     ]
     colors = {line.get_label().split(",")[0]: line.get_color() for line in axes.lines}
     assert all(line.get_color() == colors[line.get_label().split(",")[0]] for line in axes.lines)
@@ -130,6 +130,22 @@ def test_noisy_training_errors_are_averaged_over_equal_spans(tmp_path, axes):
     [line] = axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), 100 * errors.reshape(50, 20).mean(1))
     np.testing.assert_allclose(line.get_xdata()[:2], [105, 305])
+    assert line.get_label() == "run, training (mean over 200 steps)"
+
+    plot_curves({"run": metrics}, tmp_path / "curves.png", smooth_over=1000)
+    [line] = axes[1].lines
+    np.testing.assert_allclose(line.get_ydata(), 100 * errors.reshape(10, 100).mean(1))
+    assert line.get_label() == "run, training (mean over 1000 steps)"
+
+
+def test_a_logarithmic_axis_shows_all_but_zero(tmp_path, axes):
+    steps = range(100, 1100, 100)
+    metrics = metrics_of("test", steps, [0.9, 0.5, 0.1, 0.05, 0.01, 0.005, 0.0, 0.002, 0.001, 0.0])
+    plot_curves({"run": metrics}, tmp_path / "curves.png", log_scale=True)
+    assert axes[0].get_yscale() == "log"
+    low, high = axes[0].get_ylim()
+    assert 0 < low < 0.1 and high > 90
+    assert axes[0].yaxis.get_major_formatter()(10) == "10"
 
 
 @pytest.mark.parametrize("metrics", [[], metrics_of("test", [1], [math.nan])])

@@ -1,0 +1,142 @@
+"""A run's network as training left it, on any number of devices: for evaluation and what follows.
+
+Unlike the trainer's own restoring, this needs neither the data nor the optimiser of the run.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from .. import data
+from ..evaluation import Network
+from ..models import create_model
+from .config import KEYS, ConfigError, TrainConfig
+from .records import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A run and the network of one of its checkpoints.
+
+    Attributes:
+      workdir: the run's work directory.
+      config: what it was told.
+      step: number of updates after which the checkpoint was written.
+      network: the model, its variables (the averages, if the run keeps them) and its normalisation.
+      channels: of the images that it sees.
+    """
+
+    workdir: Path
+    config: TrainConfig
+    step: int
+    network: Network
+    channels: int
+
+
+def open_run(workdir: str | os.PathLike[str], checkpoint: str = "latest") -> TrainedRun:
+    """Opens a work directory of `train.py`; it may belong to a run that is still going on.
+
+    Args:
+      workdir: its path.
+      checkpoint: `"latest"`; `"best"`, the one with the lowest error in the run's own evaluations;
+        or a number of steps.
+
+    Raises:
+      ConfigError: there is no such run or checkpoint; the message names those there are.
+    """
+    workdir = Path(workdir).expanduser()
+    config = read_config(workdir)
+    step = _find_step(workdir, config, checkpoint)
+    state = _read_state(workdir / "checkpoints" / str(step) / "state")
+    variables = state["average"] or {name: state[name] for name in ("params", "batch_stats")}
+    channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
+    model = create_model(
+        config.model,
+        num_classes=variables["params"]["head"]["bias"].shape[0],
+        dtype=config.dtype,
+        **config.model_options,
+    )
+    unknown_mean = np.zeros(channels)
+    normalization = data.make_normalization(config.preprocess, channels, unknown_mean)
+    normalization = normalization.replace(**state["normalization"])
+    return TrainedRun(workdir, config, step, Network(model, variables, normalization), channels)
+
+
+def read_config(workdir: Path) -> TrainConfig:
+    """Returns the configuration of a run; keys that it was written before have their defaults.
+
+    Raises:
+      ConfigError: the directory is none of a run, or of a newer version's.
+    """
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        unknown = sorted(set(values) - set(KEYS))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; give a work directory of train.py"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is no run's configuration; give another directory") from error
+    if unknown:
+        raise ConfigError(f"{path} has the unknown key {unknown[0]}; it needs a newer resnet_jax")
+    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return TrainConfig(**values | lists)
+
+
+def _find_step(workdir: Path, config: TrainConfig, checkpoint: str) -> int:
+    # A checkpoint has another name until it is complete.
+    names = (path.name for path in (workdir / "checkpoints").glob("*"))
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if not steps:
+        raise ConfigError(f"{workdir} holds no checkpoint yet; wait for the first one")
+    if checkpoint == "latest":
+        return steps[-1]
+    if checkpoint == "best":
+        errors = {
+            record["step"]: record["top1_error"]
+            for record in read_metrics(workdir)
+            if record["split"] == config.eval_split and record["step"] in steps
+        }
+        if not errors:
+            raise ConfigError(f"no checkpoint of {workdir} was evaluated; choose latest or a step")
+        return min(errors, key=lambda step: (errors[step], -step))
+    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+        raise ConfigError(
+            f"{workdir} holds no checkpoint {checkpoint!r}; there are best, latest and "
+            f"{', '.join(map(str, steps))}"
+        )
+    return int(checkpoint)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The parts of a checkpoint that evaluation needs, as NumPy arrays."""
+    checkpointer = ocp.PyTreeCheckpointer()
+    try:
+        saved = checkpointer.metadata(path.absolute()).item_metadata.tree
+        wanted = {
+            name: saved.get(name)
+            for name in ("params", "batch_stats", "average", "normalization")
+            if saved.get(name)
+        }
+        # Not as they lay on the devices of the run, of which there may have been more.
+        as_numpy = {
+            name: _map(tree, lambda _: ocp.RestoreArgs(restore_type=np.ndarray))
+            for name, tree in wanted.items()
+        }
+        arguments = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        restored = checkpointer.restore(path.absolute(), args=arguments)
+    finally:
+        checkpointer.close()
+    return {"average": None, "batch_stats": {}} | restored
+
+
+def _map(tree: Any, function: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _map(branch, function) for name, branch in tree.items()}
+    return function(tree)
