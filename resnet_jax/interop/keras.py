@@ -97,11 +97,12 @@ def from_keras(
 
     is_old = any(_OLD_LAYER.search(name) for name in entries)
     naming = Naming(partial(_name, is_old), conv_biases=True)
-    paths = {name: _path(name, model) for name in entries}
-    entries = {
-        name if (found := paths[name]) is None else naming.name(found): value
-        for name, value in entries.items()
-    }
+
+    def usual_name(name: str) -> str:
+        path = _path(name, model)
+        return name if path is None else naming.name(path)
+
+    entries = layout.renamed(entries, usual_name)
     fitted = layout.fit(model, naming, entries, what, skip_head=skip_head)
     variables = layout.to_variables(_folded(fitted, _OLD_EPSILON if is_old else _EPSILON))
     return layout.with_new_head(model, variables, key) if skip_head else variables

@@ -49,7 +49,7 @@ class Naming:
 
     def shape_in_ours(self, entries: Mapping[str, Any], path: Path) -> tuple[int, ...]:
         """Returns the model's shape of an entry, () if there is none."""
-        shape = np.shape(entries.get(self.name(path), ()))
+        shape = np.shape(entries.get(self.name(path), 0))
         return tuple(shape[axis] for axis in np.argsort(self._axes(len(shape))))
 
     def _axes(self, num_axes: int) -> tuple[int, ...]:
@@ -69,6 +69,15 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(variables).__name__
         raise WeightsError(f"variables are a dictionary, as model.init returns it, not a {kind}")
     return {".".join(path): array for path, array in traverse_util.flatten_dict(variables).items()}
+
+
+def renamed(entries: Mapping[Any, Any], new_name: Callable[[str], str]) -> dict[str, Any]:
+    """Returns the entries under new names; one whose new name is taken keeps its own."""
+    result: dict[str, Any] = {}
+    for name, value in entries.items():
+        new = new_name(str(name))
+        result[str(name) if new in result else new] = value
+    return result
 
 
 def variable_shapes(model: ResNet, channels: int) -> dict[Path, tuple[int, ...]]:

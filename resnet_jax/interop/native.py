@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray
 
 from ..models import ModelError, ResNet, create_model, list_models
 from ..models.errors import did_you_mean, shown
@@ -22,9 +22,16 @@ _PRETRAINED = Path(__file__).with_name("pretrained")
 # What every module has beside its own fields.
 _MODULE_FIELDS = ("parent", "name")
 
+PIXEL_MEAN = "preprocess.mean"
+"""Name of the entry that holds the mean training image, which is no variable of the model."""
+
 
 def save_weights(
-    path: str | os.PathLike[str], variables: Mapping[str, Any], model: ResNet | None = None
+    path: str | os.PathLike[str],
+    variables: Mapping[str, Any],
+    model: ResNet | None = None,
+    *,
+    pixel_mean: Float[np.ndarray, "h w c"] | None = None,
 ) -> None:
     """Writes variables as a .safetensors file, whole or not at all.
 
@@ -35,6 +42,8 @@ def save_weights(
       variables: nested dictionaries of arrays, as `model.init` returns them.
       model: what they belong to. Its name, number of classes and options go into the metadata, so
         that `load_model` needs nothing but the file.
+      pixel_mean: the mean training image on [0, 1] that was subtracted from the images, if one was;
+        it is kept as `preprocess.mean`, where `evaluate --weights` finds it.
 
     Raises:
       WeightsError: the path cannot be written, or the variables are not those of the model.
@@ -48,6 +57,8 @@ def save_weights(
     if model is not None:
         layout.fit(model, layout.OURS, entries, "the variables")
         metadata |= _described(model)
+    if pixel_mean is not None:
+        entries = entries | {PIXEL_MEAN: np.asarray(pixel_mean, np.float32)}
     arrays = {name: np.ascontiguousarray(value) for name, value in entries.items()}
     files.write_file(path, save(arrays, metadata))
 
@@ -119,6 +130,16 @@ def load_pretrained(name: str) -> tuple[ResNet, dict[str, Any]]:
         listed = f"There are {', '.join(names)}" if names else "None are shipped yet"
         raise WeightsError(f"no pretrained weights {shown(name)}{hint} {listed}")
     return load_model(_PRETRAINED / f"{name}{_ENDING}")
+
+
+def read_pixel_mean(path: str | os.PathLike[str]) -> Float[np.ndarray, "h w c"] | None:
+    """Returns the mean training image that a weights file of any kind carries, or None.
+
+    Raises:
+      WeightsError: the file is not there, or cannot be read.
+    """
+    path = files.existing_file(path)
+    return None if path.suffix != _ENDING else files.read_safetensors(path)[0].get(PIXEL_MEAN)
 
 
 def is_native(metadata: Mapping[str, str]) -> bool:

@@ -111,10 +111,14 @@ def _read(source: Any) -> tuple[str, dict[str, Any]]:
         if isinstance(source.get(name), Mapping):
             source = source[name]
             break
-    entries = {_PREFIX.sub("", str(name), count=1): value for name, value in source.items()}
-    return what, {
-        name: value for name, value in entries.items() if name.split(".")[-1] not in _COUNTERS
-    }
+    return what, layout.renamed(
+        {
+            name: value
+            for name, value in source.items()
+            if str(name).rpartition(".")[2] not in _COUNTERS
+        },
+        lambda name: _PREFIX.sub("", name, count=1),
+    )
 
 
 def _read_file(path: FilePath) -> Any:

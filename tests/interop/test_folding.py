@@ -1,5 +1,7 @@
 """Batch normalisation folded into the convolutions: the same logits, and none of it left."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -84,9 +86,22 @@ def test_folded_features_are_the_maps():
     variables = from_torch(model, twin.state_dict())
     folded, folded_variables = fold_batch_norm(model, variables)
     images = random_images(2, 32, 32)
-    ours = folded.apply(folded_variables, images, method="features")
-    for name, theirs in model.apply(variables, images, method="features").items():
-        assert relative_error(ours[name], theirs) < 1e-5, name
+    ours, theirs = (
+        jax.jit(partial(one.apply, method="features"))(its_variables, images)
+        for one, its_variables in ((folded, folded_variables), (model, variables))
+    )
+    assert list(ours) == list(theirs)
+    for name in theirs:
+        assert relative_error(ours[name], theirs[name]) < 1e-5, name
+
+
+def test_a_folded_net_trains_without_statistics():
+    model, twin = small_pair()
+    folded, variables = fold_batch_norm(model, from_torch(model, twin.state_dict()))
+    images = random_images(2, 8, 8)
+    trained, updates = folded.apply(variables, images, train=True, mutable=["batch_stats"])
+    assert updates == {}
+    np.testing.assert_array_equal(trained, folded.apply(variables, images, train=False))
 
 
 def test_folding_twice_is_folding_once_and_the_source_stays():

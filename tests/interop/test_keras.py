@@ -187,6 +187,19 @@ def test_one_error_lists_all_that_differs():
     )
 
 
+def test_two_nets_in_one_file():
+    twin = keras_twins.make_resnet(SIZES, WIDTHS, NUM_CLASSES)
+    weights = {
+        f"{net}/{name}": value for net in ("left", "right") for name, value in by_path(twin).items()
+    }
+    with pytest.raises(WeightsError) as info:
+        from_keras(MODEL, weights)
+    assert len(info.value.unexpected) == len(twin.weights)
+    assert "right/conv1_conv/kernel" in info.value.unexpected
+    left = {name: value for name, value in weights.items() if name.startswith("left")}
+    assert_identical(from_keras(MODEL, left), from_keras(MODEL, by_path(twin)))
+
+
 def test_another_number_of_classes():
     twin = keras_twins.make_resnet(SIZES, WIDTHS, NUM_CLASSES)
     model = MODEL.clone(num_classes=3)

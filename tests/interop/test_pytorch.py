@@ -143,6 +143,14 @@ def test_wrappers_prefixes_and_files(ending, wrapper, prefix, tmp_path):
     assert_identical(from_torch(model, source if ending == "mapping" else str(path)), expected)
 
 
+def test_an_entry_that_is_there_twice():
+    model, twin = small_pair()
+    state_dict = twin.state_dict()
+    state_dict["module.fc.weight"] = state_dict["fc.weight"] + 1
+    with pytest.raises(WeightsError, match=r"1 unexpected \(module.fc.weight\)"):
+        from_torch(model, state_dict)
+
+
 def test_the_plain_weights_come_before_their_moving_average():
     model, twin = small_pair()
     _, average = small_pair(seed=1)
