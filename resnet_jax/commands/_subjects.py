@@ -5,14 +5,17 @@ No command, for its name begins with an underscore.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from .. import data
 from ..evaluation import Network, training_images
-from ..evaluation.preprocessing import default_preprocess, saved_pixel_mean
-from ..interop import load_model, read_weights
-from ..models import create_model
+from ..interop import files, load_model, read_weights
+from ..interop.keras import KERAS_ENDINGS
+from ..interop.native import is_native, read_pixel_mean
+from ..models import ResNet, create_model
 from ..training.trained import TrainedRun, open_run
 from . import door
 
@@ -115,7 +118,7 @@ def from_workdirs(workdirs: Sequence[str], checkpoint: str, images: Images) -> S
 
 
 def from_weights(
-    files: Sequence[str],
+    paths: Sequence[str],
     models: Sequence[str],
     preprocesses: Sequence[str],
     images: Images,
@@ -124,7 +127,7 @@ def from_weights(
     """Opens weights files and a data set.
 
     Args:
-      files: of any ending that `--weights` takes.
+      paths: files of any ending that `--weights` takes.
       models: a name for each, or one for all; none where the files say it.
       preprocesses: a name for each, or one for all, or none to go by the file and the model.
       images: what to evaluate on; the data set must be named.
@@ -137,42 +140,45 @@ def from_weights(
     if images.dataset is None:
         raise door.UsageError("--weights needs --dataset; name a TFDS data set or a folder")
     source = _open_split(images.dataset, images.split, images.data_dir)
+    is_one_size = None not in source.image_shape
     members, transforms = [], []
-    for file, model_name, preprocess in zip(
-        files,
-        _one_each("--model", models, len(files)),
-        _one_each("--preprocess", preprocesses, len(files)),
+    for path, model_name, preprocess in zip(
+        paths,
+        _one_each("--model", models, len(paths)),
+        _one_each("--preprocess", preprocesses, len(paths)),
         strict=True,
     ):
         if model_name is None:
-            model, variables = load_model(file)
+            model, variables = load_model(path)
         else:
             model = create_model(model_name, source.num_classes)
-            variables = read_weights(model, file)
+            variables = read_weights(model, path)
         channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
-        is_one_size = source.image_shape[0] is not None and source.image_shape[1] is not None
         whole = data.eval_transform("none", channels=channels)
         transform = images.transform(whole if is_one_size else images.crop(channels))
-
-        def train_source() -> data.Source:
-            return data.open_source(str(images.dataset), train_split, images.data_dir)
-
-        preprocess = preprocess or default_preprocess(model, file)
-        mean = saved_pixel_mean(file)
-        if mean is None and preprocess in ("cifar", "per_pixel_mean"):
-            mean = data.pixel_mean(train_source(), transform)
+        first_images = partial(_first_images, images, train_split, transform)
+        preprocess = preprocess or _usual_preprocess(path, model)
+        mean = None
+        if preprocess in ("cifar", "per_pixel_mean"):
+            mean = read_pixel_mean(path)
+            if mean is None:
+                mean = data.pixel_mean(_train_source(images, train_split), transform)
         normalization = data.make_normalization(preprocess, channels, mean)
-
-        def first_images(count: int, transform: data.Transform = transform) -> np.ndarray:
-            return training_images(train_source(), transform, count, seed=0)
-
-        members.append(Member(file, Network(model, variables, normalization), first_images))
+        members.append(Member(path, Network(model, variables, normalization), first_images))
         transforms.append(transform)
     if any(transform != transforms[0] for transform in transforms):
         raise door.UsageError(
-            "the weights are for images of different channels; do them one by one"
+            "the weights are for images of different channels; evaluate them one by one"
         )
     return _checked(Subject(members, source, transforms[0]))
+
+
+def _train_source(images: Images, split: str) -> data.Source:
+    return data.open_source(str(images.dataset), split, images.data_dir)
+
+
+def _first_images(images: Images, split: str, transform: data.Transform, count: int) -> np.ndarray:
+    return training_images(_train_source(images, split), transform, count, seed=0)
 
 
 def _eval_transform(run: TrainedRun) -> data.Transform:
@@ -206,6 +212,15 @@ def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.S
     raise door.UsageError(
         f"{dataset!r} has none of the splits {', '.join(_EVALUATION_SPLITS)}; give --split"
     )
+
+
+def _usual_preprocess(weights: str, model: ResNet) -> str:
+    """What weights of a kind usually go with, as docs/pretrained.md lists it."""
+    path = Path(weights).expanduser()
+    if path.suffix in KERAS_ENDINGS:
+        return "caffe"
+    own = path.suffix == ".safetensors" and is_native(files.read_safetensors(path)[1])
+    return "cifar" if own and model.stem == "cifar" else "torchvision"
 
 
 def _one_each(option: str, values: Sequence[str], count: int) -> Sequence[str | None]:

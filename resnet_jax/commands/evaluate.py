@@ -145,8 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--preprocess",
         metavar="NAME",
-        help="torchvision, caffe, cifar or none; by default cifar for CIFAR networks, caffe for "
-        "Keras's weights, torchvision for others",
+        help="torchvision, caffe, cifar or none; by default caffe for Keras's weights, cifar for "
+        "CIFAR networks of save_weights, torchvision for all others",
         **more,
     )
     add(

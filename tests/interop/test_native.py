@@ -51,6 +51,19 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     assert_identical(loaded, variables)
 
 
+def test_a_mean_image_comes_along_and_is_no_variable(tmp_path):
+    variables = random_variables(MODEL)
+    path, other = tmp_path / "weights.safetensors", tmp_path / "other.safetensors"
+    mean = np.random.default_rng(0).uniform(size=(8, 9, 3)).astype(np.float32)
+    save_weights(path, variables, MODEL, pixel_mean=mean)
+    np.testing.assert_array_equal(native.read_pixel_mean(path), mean)
+    assert_identical(load_weights(path), variables)
+    assert_identical(load_weights(path, MODEL), variables)
+    assert_identical(load_model(path)[1], variables)
+    save_weights(other, variables, MODEL)
+    assert native.read_pixel_mean(other) is None
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
 def test_types_are_kept(dtype, tmp_path):
     with jax.enable_x64(dtype == "float64"):
