@@ -158,6 +158,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
         raise WeightsError(
             f"{path.name} is none of save_weights' files; try from_torch(model, path)"
         )
+    entries.pop(PIXEL_MEAN, None)
     return entries, metadata
 
 

@@ -1,0 +1,228 @@
+"""The command from its arguments to its last line, on work directories and weights files."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from matplotlib import image as matplotlib_image
+from PIL import Image
+from pyarrow import parquet
+
+import resnet_jax
+from resnet_jax import data
+from resnet_jax.commands import evaluate
+from resnet_jax.evaluation import (
+    Network,
+    evaluate_as,
+    make_protocol,
+    recompute_batch_statistics,
+    training_images,
+)
+from resnet_jax.parallel import data_mesh
+from tests.training.runs import CONFIG, make_run
+
+SOURCE = data.open_source("fashion_mnist_mini", CONFIG.eval_split)
+MODEL = resnet_jax.create_model("resnet20_cifar", 10)
+WEIGHTS = ["--dataset", "fashion_mnist_mini", "--split", CONFIG.eval_split]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs with random weights, and the states of their checkpoints."""
+    folder = tmp_path_factory.mktemp("runs")
+    workdirs = [folder / "a", folder / "b"]
+    states = [make_run(workdir, seed=seed) for seed, workdir in enumerate(workdirs)]
+    return [str(workdir) for workdir in workdirs], states
+
+
+@pytest.fixture
+def run_command(capsys):
+    def run(*argv):
+        evaluate.main([str(argument) for argument in argv])
+        *lines, last = capsys.readouterr().out.splitlines()
+        return json.loads(last), lines
+
+    return run
+
+
+def scores_of(state):
+    """Every image's softmax, by the network alone."""
+    images = state.normalization(jnp.asarray(SOURCE.images))
+    apply = jax.jit(MODEL.apply, compiler_options={"xla_backend_optimization_level": 0})
+    return np.asarray(jax.nn.softmax(apply(state.variables, images)), np.float64)
+
+
+def check(result, scores, **more):
+    own = scores[np.arange(len(SOURCE)), SOURCE.labels]
+    ranks = (scores > own[:, None]).sum(1)
+    assert result == {
+        "num_examples": len(SOURCE),
+        "loss": pytest.approx(-np.log(own).mean(), rel=1e-4),
+        "top1_error": pytest.approx(np.mean(ranks >= 1)),
+        "top5_error": pytest.approx(np.mean(ranks >= 5)),
+        "protocol": "center",
+        "dataset": "fashion_mnist_mini",
+        "split": CONFIG.eval_split,
+        **more,
+    }
+
+
+@pytest.mark.parametrize(("checkpoint", "step"), [([], 30), (["--checkpoint", "best"], 20)])
+def test_a_work_directory(runs, run_command, checkpoint, step):
+    [workdir, _], [states, _] = runs
+    result, lines = run_command("--workdir", workdir, *checkpoint)
+    check(result, scores_of(states[step]), networks=[workdir])
+    assert not lines
+
+
+def test_an_ensemble_with_all_its_results(runs, run_command, tmp_path):
+    workdirs, (a, b) = runs
+    files = [tmp_path / "confusion.png", tmp_path / "scores.parquet"]
+    result, lines = run_command(
+        *("--workdir", workdirs[0], "--workdir", workdirs[1], "--batch_size", 30),
+        *("--per_class", "--confusion", files[0], "--predictions", files[1]),
+    )
+    scores = (scores_of(a[30]) + scores_of(b[30])) / 2
+    check(result, scores, networks=workdirs)
+
+    table = parquet.read_table(files[1])
+    assert table.schema.metadata[b"class_names"].decode().split("\n") == list(SOURCE.class_names)
+    np.testing.assert_allclose(table["scores"].to_pylist(), scores, atol=2e-5)
+    np.testing.assert_array_equal(table["label"], SOURCE.labels)
+    assert matplotlib_image.imread(files[0]).std() > 0.05
+    assert lines[0].split()[:2] == ["class", "images"]
+    assert len(lines) == 1 + len(set(SOURCE.labels.tolist()))
+    wrong = np.mean(scores.argmax(1)[SOURCE.labels == 0] != 0)
+    assert f"{wrong:.2%}" == lines[1].removeprefix(SOURCE.class_names[0]).split()[1]
+
+
+def test_weights_files_of_every_origin_say_the_same(runs, run_command, tmp_path):
+    _, [states, _] = runs
+    state = states[30]
+    mean = np.asarray(state.normalization.mean)
+    variables = state.variables
+    with_mean, without, pytorch = (
+        str(tmp_path / name) for name in ("mean.safetensors", "none.safetensors", "torch.pth")
+    )
+    resnet_jax.save_weights(with_mean, variables, MODEL, pixel_mean=mean)
+    resnet_jax.save_weights(without, variables)
+    tensors = resnet_jax.to_torch(MODEL, variables)
+    torch.save({name: torch.tensor(array) for name, array in tensors.items()}, pytorch)
+    scores = scores_of(state)
+    named = ["--model", "resnet20_cifar"]
+    for argv in (
+        [with_mean],
+        [without, *named, "--train_split", CONFIG.train_split],
+        [pytorch, *named, "--preprocess", "cifar", "--train_split", CONFIG.train_split],
+    ):
+        result, _ = run_command("--weights", *argv, *WEIGHTS)
+        check(result, scores, networks=argv[:1])
+    # The mean of another split is another one; the network's own is in the first file.
+    [result, _] = run_command("--weights", without, *named, *WEIGHTS, "--train_split", "test")
+    assert result["loss"] != pytest.approx(-np.log(scores).mean(), rel=1e-4)
+
+
+def test_keras_weights_go_with_caffes_preprocessing(tmp_path):
+    from resnet_jax.commands._subjects import _usual_preprocess
+
+    model = resnet_jax.create_model("resnet50_v1")
+    assert _usual_preprocess("resnet50.weights.h5", model) == "caffe"
+    assert _usual_preprocess("resnet50.pth", model) == "torchvision"
+    assert _usual_preprocess("resnet20.th", MODEL) == "torchvision"
+
+
+def test_recomputed_statistics(runs, run_command):
+    [workdir, _], [states, _] = runs
+    result, _ = run_command("--workdir", workdir, "--recompute_batch_norm", 20)
+
+    train_source = data.open_source(CONFIG.dataset, CONFIG.train_split)
+    images = training_images(train_source, data.train_transform("cifar"), 20, CONFIG.seed)
+    state = states[30]
+    network = Network(MODEL, state.variables, state.normalization)
+    mesh = data_mesh()
+    network = recompute_batch_statistics(network, images, mesh, batch_size=128)
+    protocol = make_protocol("center", data.eval_transform("none"))
+    expected = evaluate_as(protocol, [network], SOURCE, mesh, batch_size=128)
+    assert {key: result[key] for key in expected} == expected
+
+
+def test_protocols_and_sizes(runs, run_command, tmp_path):
+    """A folder of photographs, with a network that takes one channel."""
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        for number, size in enumerate([(40, 30), (30, 40), (50, 50)]):
+            path = tmp_path / "val" / f"class{label}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    [workdir, _], [states, _] = runs
+    source = data.open_source(str(tmp_path), "val")
+    state = states[30]
+    network = Network(MODEL, state.variables, state.normalization)
+    transform = data.eval_transform("imagenet", 24, 28, channels=1)
+    size = ["--image_size", 24, "--resize", 28, "--scales", 20, 24]
+    common = ["--workdir", workdir, "--dataset", tmp_path, "--split", "val", "--batch_size", 8]
+    for name in ("center", "ten_crop", "multi_scale"):
+        result, _ = run_command(*common, "--protocol", name, *size)
+        protocol = make_protocol(name, transform, (20, 24))
+        expected = evaluate_as(protocol, [network], source, data_mesh(), batch_size=8)
+        assert {key: result[key] for key in expected} == expected
+        assert (result["protocol"], result["num_examples"]) == (name, 30)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "give either --workdir or --weights"),
+        (["--workdir", "RUN", "--weights", "x.pth"], "give either --workdir or --weights"),
+        (["--workdir", "RUN", "--model", "resnet18"], "--model and --preprocess belong to --weig"),
+        (["--workdir", "RUN", "--batch_size", "0"], "'0' is no whole number of at least 1"),
+        (["--workdir", "RUN", "--protocol", "ten_crops"], r"unknown protocol .*'ten_crop'\?"),
+        (["--workdir", "RUN", "--protocol", "ten_crop"], "ten_crop cuts from larger images"),
+        (["--workdir", "RUN", "--split", "tst"], r"no split 'tst' .*'test'\?"),
+        (["--workdir", "RUN", "--checkpoint", "7"], "holds no checkpoint '7'"),
+        (["--workdir", "RUN", "--predictions", "no/x"], "there is no folder no; make it first"),
+        (["--workdir", "RUN", "--confusion", "TMP"], "is a folder; give the name of a file"),
+        (["--workdir", "RUN", "--confusion", "TMP/x.bmp8"], "cannot draw .*x.bmp8"),
+        (["--workdir", "nowhere"], "cannot read nowhere/config.json: No such file"),
+        (["--weights", "FILE"], "--weights needs --dataset"),
+        (["--weights", "FILE", "--dataset", "fashion_mnst_mini"], "'fashion_mnist_mini'"),
+        (["--weights", "FILE", "--model", "a", "b", "--dataset", "fashion_mnist_mini"], "2 times"),
+        (
+            ["--weights", "FILE", *WEIGHTS, "--model", "resnet20_cifr"],
+            "did you mean 'resnet20_cifar'",
+        ),
+        (
+            ["--weights", "FILE", *WEIGHTS, "--model", "resnet32_cifar"],
+            "cannot be fitted to the model",
+        ),
+        (["--weights", "FILE", *WEIGHTS, "--preprocess", "cafe"], "did you mean 'caffe'"),
+        (["--weights", "no.pth", *WEIGHTS, "--model", "resnet18"], "no.pth is not there"),
+    ],
+)
+def test_bad_requests_end_in_one_line(runs, tmp_path, argv, message):
+    path = tmp_path / "weights.safetensors"
+    resnet_jax.save_weights(path, runs[1][0][30].variables, MODEL)
+    places = {"RUN": runs[0][0], "FILE": str(path)}
+    argv = [places.get(argument, argument.replace("TMP", str(tmp_path))) for argument in argv]
+    with pytest.raises(ValueError, match=message) as raised:
+        evaluate.main(argv)
+    assert type(raised.value).__module__.startswith("resnet_jax.")
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_networks_that_do_not_go_together(runs, tmp_path):
+    small = tmp_path / "small"
+    make_run(small, [(1, 0.5)], channels=3)
+    with pytest.raises(ValueError, match="take images of different sizes or channels"):
+        evaluate.main(["--workdir", runs[0][0], str(small)])
+    ten, eleven = (str(tmp_path / name) for name in ("10.safetensors", "11.safetensors"))
+    for path, classes in ((ten, 10), (eleven, 11)):
+        model = resnet_jax.create_model("resnet20_cifar", classes)
+        variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        resnet_jax.save_weights(path, variables, model)
+    with pytest.raises(ValueError, match="the networks have 10 and 11 classes"):
+        evaluate.main(["--weights", ten, eleven, *WEIGHTS])
