@@ -113,7 +113,7 @@ def from_workdirs(workdirs: Sequence[str], checkpoint: str, images: Images) -> S
         images.split or first.config.eval_split,
         images.data_dir or first.config.data_dir,
     )
-    members = [Member(str(run.workdir), run.network, _images_of(run, images)) for run in runs]
+    members = [Member(str(run.path), run.network, _images_of(run, images)) for run in runs]
     return _checked(Subject(members, source, transform))
 
 

@@ -36,7 +36,6 @@ def main(argv: list[str]) -> None:
 
     # Not at the top: help and wrong usage answer at once.
     from ..evaluation import ClassErrors, Predictions, evaluate_as, make_protocol
-    from ..evaluation.protocols import PAPER_SIDES
     from ..parallel import data_mesh
     from . import _subjects
 
@@ -59,8 +58,7 @@ def main(argv: list[str]) -> None:
             images,
             arguments.train_split,
         )
-    sides = tuple(arguments.scales or PAPER_SIDES)
-    protocol = make_protocol(arguments.protocol, subject.transform, sides)
+    protocol = make_protocol(arguments.protocol, subject.transform, arguments.scales)
     batch_size = arguments.batch_size or _BATCH_SIZES[protocol.name]
     mesh = data_mesh()
 

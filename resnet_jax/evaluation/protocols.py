@@ -6,7 +6,7 @@ network's softmax over its views and, where the protocol says so, over their mir
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -115,17 +115,18 @@ class MultiScale(Protocol):
 
 
 def make_protocol(
-    name: str, transform: data.Transform, sides: tuple[int, ...] = PAPER_SIDES
+    name: str, transform: data.Transform, sides: Sequence[int] | None = None
 ) -> Protocol:
     """Returns a protocol for images that are otherwise evaluated by a transform.
 
     Args:
       name: one of `PROTOCOLS`.
       transform: the view of `"center"`; `"ten_crop"` takes its sizes from it.
-      sides: for `"multi_scale"`.
+      sides: for `"multi_scale"`, lengths of the shorter side; the paper's if not given.
 
     Raises:
-      EvaluationError: an unknown name, ten crops of images that are not to be cut, or no scales.
+      EvaluationError: an unknown name; ten crops, or the paper's scales, of images that are to be
+        taken as they are; or scales that are none.
     """
     if name == "center":
         return Center(transform)
@@ -133,13 +134,19 @@ def make_protocol(
         if not isinstance(transform, data.ResizeCenterCrop):
             raise EvaluationError(
                 "ten_crop cuts from larger images, but these are taken as they are; choose "
-                "protocol center, or give an image_size and the shorter side to resize to"
+                "protocol center, or give --image_size and --resize"
             )
         return TenCrop(transform.image_size, transform.resize, transform.channels)
     if name == "multi_scale":
+        if sides is None and not isinstance(transform, data.ResizeCenterCrop):
+            raise EvaluationError(
+                "multi_scale would blow up images that are taken as they are; choose protocol "
+                "center, or give --scales"
+            )
+        sides = PAPER_SIDES if sides is None else tuple(sides)
         if not sides or min(sides) < 1:
             raise EvaluationError(f"the scales {sides} are no shorter sides in pixels; give some")
-        return MultiScale(tuple(sides), transform.channels)
+        return MultiScale(sides, transform.channels)
     raise EvaluationError(
         f"unknown protocol {name!r}{nearest(name, PROTOCOLS)}; there are {', '.join(PROTOCOLS)}"
     )

@@ -37,6 +37,11 @@ class TrainedRun:
     network: Network
     channels: int
 
+    @property
+    def path(self) -> Path:
+        """The checkpoint's."""
+        return self.workdir / "checkpoints" / str(self.step)
+
 
 def open_run(workdir: str | os.PathLike[str], checkpoint: str = "latest") -> TrainedRun:
     """Opens a work directory of `train.py`; it may belong to a run that is still going on.
@@ -52,7 +57,7 @@ def open_run(workdir: str | os.PathLike[str], checkpoint: str = "latest") -> Tra
     workdir = Path(workdir).expanduser()
     config = read_config(workdir)
     step = _find_step(workdir, config, checkpoint)
-    state = _read_state(workdir / "checkpoints" / str(step) / "state")
+    state = _read_state(workdir / "checkpoints" / str(step))
     variables = state["average"] or {name: state[name] for name in ("params", "batch_stats")}
     channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
     model = create_model(
@@ -114,11 +119,12 @@ def _find_step(workdir: Path, config: TrainConfig, checkpoint: str) -> int:
     return int(checkpoint)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(checkpoint: Path) -> dict[str, Any]:
     """The parts of a checkpoint that evaluation needs, as NumPy arrays."""
+    path = checkpoint.absolute() / "state"
     checkpointer = ocp.PyTreeCheckpointer()
     try:
-        saved = checkpointer.metadata(path.absolute()).item_metadata.tree
+        saved = checkpointer.metadata(path).item_metadata.tree
         wanted = {
             name: saved.get(name)
             for name in ("params", "batch_stats", "average", "normalization")
@@ -130,7 +136,7 @@ def _read_state(path: Path) -> dict[str, Any]:
             for name, tree in wanted.items()
         }
         arguments = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
-        restored = checkpointer.restore(path.absolute(), args=arguments)
+        restored = checkpointer.restore(path, args=arguments)
     finally:
         checkpointer.close()
     return {"average": None, "batch_stats": {}} | restored

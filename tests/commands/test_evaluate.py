@@ -74,7 +74,7 @@ def check(result, scores, **more):
 def test_a_work_directory(runs, run_command, checkpoint, step):
     [workdir, _], [states, _] = runs
     result, lines = run_command("--workdir", workdir, *checkpoint)
-    check(result, scores_of(states[step]), networks=[workdir])
+    check(result, scores_of(states[step]), networks=[f"{workdir}/checkpoints/{step}"])
     assert not lines
 
 
@@ -86,7 +86,7 @@ def test_an_ensemble_with_all_its_results(runs, run_command, tmp_path):
         *("--per_class", "--confusion", files[0], "--predictions", files[1]),
     )
     scores = (scores_of(a[30]) + scores_of(b[30])) / 2
-    check(result, scores, networks=workdirs)
+    check(result, scores, networks=[f"{workdir}/checkpoints/30" for workdir in workdirs])
 
     table = parquet.read_table(files[1])
     assert table.schema.metadata[b"class_names"].decode().split("\n") == list(SOURCE.class_names)
@@ -182,6 +182,7 @@ def test_protocols_and_sizes(runs, run_command, tmp_path):
         (["--workdir", "RUN", "--batch_size", "0"], "'0' is no whole number of at least 1"),
         (["--workdir", "RUN", "--protocol", "ten_crops"], r"unknown protocol .*'ten_crop'\?"),
         (["--workdir", "RUN", "--protocol", "ten_crop"], "ten_crop cuts from larger images"),
+        (["--workdir", "RUN", "--protocol", "multi_scale"], "would blow up images"),
         (["--workdir", "RUN", "--split", "tst"], r"no split 'tst' .*'test'\?"),
         (["--workdir", "RUN", "--checkpoint", "7"], "holds no checkpoint '7'"),
         (["--workdir", "RUN", "--predictions", "no/x"], "there is no folder no; make it first"),

@@ -213,6 +213,10 @@ def test_bad_protocols():
         make_protocol("ten-crop", crop)
     with pytest.raises(EvaluationError, match="ten_crop cuts from larger images"):
         make_protocol("ten_crop", whole)
+    with pytest.raises(EvaluationError, match="multi_scale would blow up images"):
+        make_protocol("multi_scale", whole)
+    assert make_protocol("multi_scale", whole, [40]).sides == (40,)
+    assert make_protocol("multi_scale", crop).sides == (224, 256, 384, 480, 640)
     with pytest.raises(EvaluationError, match="no shorter sides"):
         make_protocol("multi_scale", crop, (0,))
     with pytest.raises(EvaluationError, match="no network"):
