@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from resnet_jax.models.layers import relu
+
 ModuleDef = Callable[..., Any]
 
 
@@ -68,12 +70,12 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 width"]:
         """Returns the block's output, after the last activation."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = self.conv(self.width, 3, name="conv2")(y)
         y = self.last_norm(name="bn2")(y)
         if self.shortcut is not None:
             y = y + self.shortcut(features=self.width, stride=self.stride, name="shortcut")(x)
-        return nn.relu(y)
+        return relu(y)
 
 
 class BottleneckBlock(nn.Module):
@@ -110,11 +112,11 @@ class BottleneckBlock(nn.Module):
         features = self.width * self.expansion
         stride1, stride2 = (self.stride, 1) if self.stride_on_first else (1, self.stride)
         y = self.conv(inner, 1, stride1, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = relu(self.norm(name="bn1")(y))
         y = self.conv(inner, 3, stride2, groups=self.groups, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y))
+        y = relu(self.norm(name="bn2")(y))
         y = self.conv(features, 1, name="conv3")(y)
         y = self.last_norm(name="bn3")(y)
         if self.shortcut is not None:
             y = y + self.shortcut(features=features, stride=self.stride, name="shortcut")(x)
-        return nn.relu(y)
+        return relu(y)

@@ -1,10 +1,12 @@
-"""Convolution and max pooling with PyTorch's padding."""
+"""Convolution and max pooling with PyTorch's padding, and the activation."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from resnet_jax.models.convolution import conv2d
 
 # He's, by fan-out: it keeps the scale of the gradients from layer to layer.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -44,16 +46,7 @@ class Conv(nn.Module):
         shape = (size, size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        padding = self.dilation * (size // 2)
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=[(padding, padding)] * 2,
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = conv2d(x, kernel, self.stride, self.dilation, self.groups)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -66,3 +59,20 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
     The padding never wins, whatever the sign of the input.
     """
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+@jax.custom_jvp
+def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns max(x, 0), with the derivative 0 at 0.
+
+    The derivative is read off the result, which the next convolution keeps anyway. With the
+    maximum and its own derivative, XLA's CPU back end computes the whole chain of normalisations
+    and additions behind `x` again in everything that uses it; a selection it stores.
+    """
+    return jnp.where(x <= 0, 0, x)
+
+
+@relu.defjvp
+def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = relu(*primals)
+    return y, jnp.where(y <= 0, 0, tangents[0])

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
 from resnet_jax.models.checks import check_fields, check_images
-from resnet_jax.models.layers import Conv, max_pool
+from resnet_jax.models.layers import Conv, max_pool, relu
 
 # torch.nn.Linear's: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
 _head_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -39,7 +39,7 @@ class Stem(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
         """Returns the activated map."""
         x = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
-        return nn.relu(self.norm(name="bn")(x))
+        return relu(self.norm(name="bn")(x))
 
 
 class Stage(nn.Module):

@@ -113,6 +113,22 @@ def test_first_step_is_exact_where_the_mean_dwarfs_the_deviation(mean):
     np.testing.assert_allclose(updates["batch_stats"]["mean"], exact.mean(0), 1e-7)
 
 
+def test_forward_mode_agrees_with_reverse_mode():
+    rng = np.random.default_rng(8)
+    variables = random_variables(rng, 3)
+    x, x_dot, cotangent = (rng.normal(size=(4, 3, 5, 3)).astype(np.float32) for _ in range(3))
+
+    def apply(params, x):
+        norm = BatchNorm(use_running_average=False)
+        return norm.apply({**variables, "params": params}, x, mutable=["batch_stats"])[0]
+
+    primals, tangents = (variables["params"], x), (random_variables(rng, 3)["params"], x_dot)
+    _, y_dot = jax.jvp(apply, primals, tangents)
+    gradients = jax.vjp(apply, *primals)[1](cotangent)
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), gradients, tangents)
+    np.testing.assert_allclose(jnp.sum(y_dot * cotangent), sum(jax.tree.leaves(products)), 1e-4)
+
+
 def test_constant_channel_gives_the_bias():
     variables = random_variables(np.random.default_rng(3), 2)
     x = np.broadcast_to(np.float32([1e6, 0.1]), (4, 3, 3, 2))

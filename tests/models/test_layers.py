@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from resnet_jax.models import Conv, max_pool
+from resnet_jax.models.layers import relu
 
 
 def nchw(x):
@@ -65,3 +66,13 @@ def test_max_pool_equals_torch_below_zero(size):
     x = -np.random.default_rng(0).uniform(1, 2, size=(2, *size, 3)).astype(np.float32)
     expected = F.max_pool2d(nchw(x), 3, 2, 1)
     np.testing.assert_array_equal(max_pool(x), nhwc(expected))
+
+
+def test_relu_and_its_derivatives():
+    x = jnp.array([-2.0, -0.0, 0.0, 3.0, -jnp.inf, jnp.inf])
+    np.testing.assert_array_equal(relu(x), [0, 0, 0, 3, 0, jnp.inf])
+    slope = [0, 0, 0, 1, 0, 1]
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(relu(x)))(x), slope)
+    np.testing.assert_array_equal(jax.jvp(relu, (x,), (jnp.ones(6),))[1], slope)
+    assert jnp.isnan(relu(jnp.nan))
+    assert relu(jnp.bfloat16(2)).dtype == jnp.bfloat16
