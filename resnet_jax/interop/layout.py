@@ -136,7 +136,8 @@ def fit(
     if missing or unexpected or misshaped:
         only_head = not missing and not unexpected and misshaped.keys() <= head
         theirs = naming.shape_in_ours(entries, _HEAD_KERNEL)
-        if only_head and theirs[:-1] == shapes[_HEAD_KERNEL][:-1]:
+        ours = shapes.get(_HEAD_KERNEL, ())
+        if only_head and theirs[:-1] == ours[:-1] and theirs[-1] != ours[-1]:
             hint = (
                 f"; the weights tell {theirs[-1]} classes apart and the model {model.num_classes}:"
                 f" create it with num_classes={theirs[-1]}, or skip_head=True keeps its own head"
