@@ -45,11 +45,13 @@ class Subject:
       members: one network, or an ensemble.
       source: the split.
       transform: what becomes of an image of it.
+      on_bad_image: `"error"` or `"skip"`, for images that cannot be decoded.
     """
 
     members: Sequence[Member]
     source: data.Source
     transform: data.Transform
+    on_bad_image: str = "error"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +114,10 @@ def from_workdirs(workdirs: Sequence[str], checkpoint: str, images: Images) -> S
         images.dataset or first.config.dataset,
         images.split or first.config.eval_split,
         images.data_dir or first.config.data_dir,
+        on_bad_image=first.config.on_bad_image,
     )
     members = [Member(str(run.path), run.network, _images_of(run, images)) for run in runs]
-    return _checked(Subject(members, source, transform))
+    return _checked(Subject(members, source, transform, first.config.on_bad_image))
 
 
 def from_weights(
@@ -190,12 +193,15 @@ def _images_of(run: TrainedRun, images: Images) -> Callable[[int], np.ndarray]:
     def first_images(count: int) -> np.ndarray:
         config = run.config
         source = data.open_source(
-            config.dataset, config.train_split, images.data_dir or config.data_dir
+            config.dataset,
+            config.train_split,
+            images.data_dir or config.data_dir,
+            on_bad_image=config.on_bad_image,
         )
         transform = data.train_transform(
             config.augmentation, config.image_size, channels=run.channels
         )
-        return training_images(source, transform, count, config.seed)
+        return training_images(source, transform, count, config.seed, config.on_bad_image)
 
     return first_images
 

@@ -58,7 +58,9 @@ def main(argv: list[str]) -> None:
             images,
             arguments.train_split,
         )
-    protocol = make_protocol(arguments.protocol, subject.transform, arguments.scales)
+    protocol = make_protocol(
+        arguments.protocol, subject.transform, arguments.scales, subject.on_bad_image
+    )
     batch_size = arguments.batch_size or _BATCH_SIZES[protocol.name]
     mesh = data_mesh()
 

@@ -33,7 +33,12 @@ def main(argv: list[str]) -> None:
     runs = {}
     for workdir, name in zip(arguments.workdir, run_names(arguments.workdir), strict=True):
         subject = _subjects.from_workdirs([workdir], arguments.checkpoint, images)
-        batches = data.eval_batches(subject.source, subject.transform, batch_size=batch_size)
+        batches = data.eval_batches(
+            subject.source,
+            subject.transform,
+            batch_size=batch_size,
+            on_bad_image=subject.on_bad_image,
+        )
         runs[name] = layer_responses(subject.members[0].network, batches, mesh)
     print(format_responses(runs))
     if output:

@@ -104,7 +104,11 @@ def recompute_batch_statistics(
 
 
 def training_images(
-    source: data.Source, transform: data.Transform, count: int, seed: int
+    source: data.Source,
+    transform: data.Transform,
+    count: int,
+    seed: int,
+    on_bad_image: str = "error",
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Returns the first images of an epoch of training, augmented as there, in memory.
 
@@ -114,11 +118,14 @@ def training_images(
       count: how many; if the split has fewer, they come again, augmented in another way.
       seed: what order and augmentation follow from. They are those of batches of one image, so
         the run with this seed saw others.
+      on_bad_image: as for `data.train_batches`.
 
     Raises:
       DataError: an image that cannot be decoded, or images that do not fit the transform.
     """
-    batches = data.train_batches(source, transform, batch_size=1, seed=seed)
+    batches = data.train_batches(
+        source, transform, batch_size=1, seed=seed, on_bad_image=on_bad_image
+    )
     images = np.empty((count, *transform.output_shape(source.image_shape)), np.uint8)
     iterator = data.train_iterator(batches)
     for index in range(count):

@@ -49,6 +49,8 @@ class Predictions:
     ) -> None:
         """Writes a Parquet file, whole or not at all, a row an image in the order of the split.
 
+        Images that were not scored, for they could not be decoded, have no row.
+
         Columns: `index` (int64), `label` and `prediction` (int32), `scores` (a list of float32 of
         fixed size, averaged softmax), and `file` (text) if images have names. The classes' names
         are in the schema's metadata under `class_names`, a name a line.
@@ -63,20 +65,21 @@ class Predictions:
           OSError: the file cannot be written.
         """
         arrow, parquet = _pyarrow()
+        rows = np.flatnonzero(self._labels >= 0)
+        labels, scores = self._labels[rows], self._scores[rows]
         path = Path(path)
         if not path.parent.is_dir():
             raise EvaluationError(f"there is no folder {path.parent}; make it first")
-        classes = self._scores.shape[1]
         columns = {
-            "index": arrow.array(np.arange(len(self._labels))),
-            "label": arrow.array(self._labels),
-            "prediction": arrow.array(self._scores.argmax(axis=1).astype(np.int32)),
+            "index": arrow.array(rows),
+            "label": arrow.array(labels),
+            "prediction": arrow.array(scores.argmax(axis=1).astype(np.int32)),
             "scores": arrow.FixedSizeListArray.from_arrays(
-                arrow.array(self._scores.reshape(-1)), classes
+                arrow.array(scores.reshape(-1)), scores.shape[1]
             ),
         }
         if describe is not None:
-            columns["file"] = arrow.array([describe(row) for row in range(len(self._labels))])
+            columns["file"] = arrow.array([describe(row) for row in rows.tolist()])
         metadata = {"class_names": "\n".join(class_names)}
         table = arrow.table(columns).replace_schema_metadata(metadata)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")

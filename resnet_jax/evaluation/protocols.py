@@ -32,10 +32,13 @@ class Protocol(abc.ABC):
     Attributes:
       name: one of `PROTOCOLS`.
       mirrored: whether each view's mirror image is scored, too.
+      on_bad_image: what an image that cannot be decoded does: `"error"` ends the evaluation,
+        `"skip"` leaves it out.
     """
 
     name: ClassVar[str]
     mirrored: ClassVar[bool]
+    on_bad_image: str = dataclasses.field(default="error", kw_only=True)
 
     @abc.abstractmethod
     def batches(self, source: data.Source, batch_size: int) -> Iterator[ViewBatch]:
@@ -63,7 +66,9 @@ class Center(Protocol):
 
     def batches(self, source: data.Source, batch_size: int) -> Iterator[ViewBatch]:
         """Yields the batches of `data.eval_batches`."""
-        batches = data.eval_batches(source, self.transform, batch_size=batch_size)
+        batches = data.eval_batches(
+            source, self.transform, batch_size=batch_size, on_bad_image=self.on_bad_image
+        )
         for number, batch in enumerate(batches):
             index = number * batch_size + np.arange(batch_size)
             yield ViewBatch(index, batch["label"], batch["mask"], [View(batch["image"])])
@@ -88,7 +93,8 @@ class TenCrop(Protocol):
     def batches(self, source: data.Source, batch_size: int) -> Iterator[ViewBatch]:
         """Yields batches of five views, which are to be mirrored."""
         crops = FiveCrops(image_size=self.image_size, resize=self.resize, channels=self.channels)
-        for batch in Center(crops).batches(source, batch_size):
+        center = Center(crops, on_bad_image=self.on_bad_image)
+        for batch in center.batches(source, batch_size):
             parts = np.split(batch.views[0].images, 5, axis=1)
             views = [View(np.ascontiguousarray(part)) for part in parts]
             yield dataclasses.replace(batch, views=views)
@@ -111,11 +117,15 @@ class MultiScale(Protocol):
     def batches(self, source: data.Source, batch_size: int) -> Iterator[ViewBatch]:
         """Yields batches of images of similar proportions, in the order in which they fill up."""
         channels = self.channels or source.image_shape[2]
-        yield from pyramid_batches(source, self.sides, channels, batch_size)
+        skip = self.on_bad_image == "skip"
+        yield from pyramid_batches(source, self.sides, channels, batch_size, skip_bad_images=skip)
 
 
 def make_protocol(
-    name: str, transform: data.Transform, sides: Sequence[int] | None = None
+    name: str,
+    transform: data.Transform,
+    sides: Sequence[int] | None = None,
+    on_bad_image: str = "error",
 ) -> Protocol:
     """Returns a protocol for images that are otherwise evaluated by a transform.
 
@@ -123,20 +133,22 @@ def make_protocol(
       name: one of `PROTOCOLS`.
       transform: the view of `"center"`; `"ten_crop"` takes its sizes from it.
       sides: for `"multi_scale"`, lengths of the shorter side; the paper's if not given.
+      on_bad_image: as `Protocol` has it.
 
     Raises:
       EvaluationError: an unknown name; ten crops, or the paper's scales, of images that are to be
         taken as they are; or scales that are none.
     """
     if name == "center":
-        return Center(transform)
+        return Center(transform, on_bad_image=on_bad_image)
     if name == "ten_crop":
         if not isinstance(transform, data.ResizeCenterCrop):
             raise EvaluationError(
                 "ten_crop cuts from larger images, but these are taken as they are; choose "
                 "protocol center, or give --image_size and --resize"
             )
-        return TenCrop(transform.image_size, transform.resize, transform.channels)
+        sizes = transform.image_size, transform.resize
+        return TenCrop(*sizes, transform.channels, on_bad_image=on_bad_image)
     if name == "multi_scale":
         if sides is None and not isinstance(transform, data.ResizeCenterCrop):
             raise EvaluationError(
@@ -146,7 +158,7 @@ def make_protocol(
         sides = PAPER_SIDES if sides is None else tuple(sides)
         if not sides or min(sides) < 1:
             raise EvaluationError(f"the scales {sides} are no shorter sides in pixels; give some")
-        return MultiScale(sides, transform.channels)
+        return MultiScale(sides, transform.channels, on_bad_image=on_bad_image)
     raise EvaluationError(
         f"unknown protocol {name!r}{nearest(name, PROTOCOLS)}; there are {', '.join(PROTOCOLS)}"
     )

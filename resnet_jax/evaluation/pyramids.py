@@ -29,7 +29,12 @@ class _Pyramid:
 
 
 def pyramid_batches(
-    source: Source, sides: Sequence[int], channels: int, batch_size: int
+    source: Source,
+    sides: Sequence[int],
+    channels: int,
+    batch_size: int,
+    *,
+    skip_bad_images: bool = False,
 ) -> Iterator[ViewBatch]:
     """Yields every image of a source once, a view for each scale.
 
@@ -43,6 +48,7 @@ def pyramid_batches(
       sides: lengths of the shorter side, one a scale.
       channels: 1, 3 or 4, to convert to.
       batch_size: rows of a batch.
+      skip_bad_images: whether images that cannot be decoded are left out.
 
     Raises:
       DataError: an image that cannot be decoded, or a batch size below 1.
@@ -50,7 +56,9 @@ def pyramid_batches(
     if batch_size < 1:
         raise DataError(f"the batch size is {batch_size}; choose a positive number")
     waiting: dict[tuple[tuple[int, int], ...], list[_Pyramid]] = defaultdict(list)
-    for pyramid in _load(_Pyramids(source, tuple(sides), channels)):
+    for pyramid in _load(_Pyramids(source, tuple(sides), channels, skip_bad_images)):
+        if pyramid is None:
+            continue
         shapes = padded_shapes([level.shape[:2] for level in pyramid.levels])
         waiting[shapes].append(pyramid)
         if len(waiting[shapes]) == batch_size:
@@ -78,26 +86,29 @@ def padded_shapes(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ..
 
 @dataclasses.dataclass(frozen=True)
 class _Pyramids:
-    """The images of a source at several scales, as a sequence."""
+    """The images of a source at several scales, as a sequence; None for one that is left out."""
 
     source: Source
     sides: tuple[int, ...]
     channels: int
+    skip_bad_images: bool
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> _Pyramid:
+    def __getitem__(self, index: int) -> _Pyramid | None:
         example = self.source[index]
         try:
             picture = open_image(example["image"], self.channels)
             levels = [scaled(picture, side) for side in self.sides]
         except (OSError, ValueError) as error:
+            if self.skip_bad_images:
+                return None
             raise broken_image(self.source, index, error) from error
         return _Pyramid(index, example["label"], levels)
 
 
-def _load(pyramids: _Pyramids) -> Iterator[_Pyramid]:
+def _load(pyramids: _Pyramids) -> Iterator[_Pyramid | None]:
     """The pyramids in their order, made ahead in threads."""
     import grain
 

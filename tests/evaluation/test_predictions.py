@@ -38,11 +38,14 @@ def test_every_image_has_its_row(tmp_path):
     np.testing.assert_allclose(columns["scores"], softmax, rtol=1e-5)
 
 
-def test_files_without_names(tmp_path):
-    predictions = Predictions(1)
-    predictions(scored([[0.0, 1.0]], [1]))
+def test_images_without_names_and_without_scores(tmp_path):
+    predictions = Predictions(3)
+    predictions(scored([[0.0, 1.0], [1.0, 0.0]], [1, 1], index=[0, 2]))
     predictions.write(tmp_path / "scores.parquet")
-    assert "file" not in parquet.read_table(tmp_path / "scores.parquet").column_names
+    table = parquet.read_table(tmp_path / "scores.parquet")
+    assert "file" not in table.column_names
+    assert table["index"].to_pylist() == [0, 2]
+    assert table["prediction"].to_pylist() == [1, 0]
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -199,12 +199,16 @@ def test_every_photograph_fits(size):
         assert height <= below and width <= right
 
 
-def test_bad_images_are_named():
-    broken = Photographs([(30, 30), (30, 40)])
+@pytest.mark.parametrize("name", ["center", "ten_crop", "multi_scale"])
+def test_bad_images_are_named_or_left_out(name):
+    broken = Photographs([(30, 30), (30, 40), (30, 30)])
     broken.files[1] = broken.files[1][:100]
-    protocol = make_protocol("multi_scale", data.eval_transform("imagenet", 24), SIDES)
+    transform = data.eval_transform("imagenet", 24)
     with pytest.raises(data.DataError, match="image 1 of split 'test' of 'photographs'"):
-        list(protocol.batches(broken, 2))
+        list(make_protocol(name, transform, SIDES).batches(broken, 2))
+    protocol = make_protocol(name, transform, SIDES, on_bad_image="skip")
+    batches = list(protocol.batches(broken, 2))
+    assert [index for batch in batches for index in batch.index[batch.mask]] == [0, 2]
 
 
 def test_bad_protocols():
