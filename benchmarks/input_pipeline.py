@@ -9,6 +9,7 @@ resizes them at random to 224x224, mirrors half of them and hands out batches of
 - tf.data: TFRecord files, `decode_and_crop_jpeg`, bicubic, as in the Flax example but without its
   normalisation; float32. TensorFlow is no dependency of the project: name a Python that has it, or
   let it be installed into a throwaway environment. Without either this peer is left out.
+- Flax: the same with the example's normalisation, which ours leaves to the device.
 - DataLoader: files, Pillow, torchvision's algorithm, worker processes (none on one core); uint8.
 
 Each measurement is a process of its own, on one core and on all, in turn for several rounds;
@@ -17,6 +18,7 @@ time, which hardly change when the machine has other work.
 """
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -118,8 +120,8 @@ def ours(directory: Path, cores: int) -> Iterator[Any]:
     return data.train_iterator(batches, num_threads=cores)
 
 
-def tf_data(directory: Path, cores: int) -> Iterator[Any]:
-    """The Flax example's batches, before its normalisation."""
+def tf_data(directory: Path, cores: int, normalize: bool = False) -> Iterator[Any]:
+    """The Flax example's batches, before its normalisation or after it."""
     import tensorflow as tf
 
     def preprocess(file: Any) -> Any:
@@ -137,7 +139,11 @@ def tf_data(directory: Path, cores: int) -> Iterator[Any]:
         height, width, _ = tf.unstack(size)
         image = tf.io.decode_and_crop_jpeg(file, [top, left, height, width], channels=3)
         image = tf.image.resize([image], [SIZE, SIZE], tf.image.ResizeMethod.BICUBIC)[0]
-        return tf.image.random_flip_left_right(tf.reshape(image, [SIZE, SIZE, 3]))
+        image = tf.image.random_flip_left_right(tf.reshape(image, [SIZE, SIZE, 3]))
+        if normalize:
+            image -= tf.constant([123.675, 116.28, 103.53], shape=[1, 1, 3])
+            image /= tf.constant([58.395, 57.12, 57.375], shape=[1, 1, 3])
+        return image
 
     path = str(directory / "photographs.tfrecord")
     if not os.path.exists(path):
@@ -189,7 +195,12 @@ def data_loader(directory: Path, cores: int) -> Iterator[Any]:
     return iter(torch.utils.data.DataLoader(Photographs(), batch_size=BATCH, num_workers=workers))
 
 
-LOADERS = {"ours": ours, "tf.data": tf_data, "DataLoader": data_loader}
+LOADERS = {
+    "ours": ours,
+    "tf.data": tf_data,
+    "Flax": functools.partial(tf_data, normalize=True),
+    "DataLoader": data_loader,
+}
 
 
 def measure(loader: str, directory: Path, cores: int, seconds: float) -> None:
@@ -249,10 +260,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         size = write_images(Path(temporary))
         print(f"{NUM_IMAGES} images of {WIDTH}x{HEIGHT}, {size / 1000:.0f} kB on average")
-        pythons = {"ours": sys.executable, "tf.data": None, "DataLoader": sys.executable}
-        pythons["tf.data"] = find_tensorflow(arguments, Path(temporary))
+        pythons: dict[str, str | None] = dict.fromkeys(LOADERS, sys.executable)
+        pythons["tf.data"] = pythons["Flax"] = find_tensorflow(arguments, Path(temporary))
         if pythons["tf.data"] is None:
-            print("tf.data is left out: TensorFlow is not installed; see --help")
+            print("tf.data and Flax are left out: TensorFlow is not installed; see --help")
         all_cores = len(os.sched_getaffinity(0))
         figures: dict[tuple[str, int], list[list[float]]] = {}
         for _ in range(arguments.rounds):
@@ -267,16 +278,21 @@ def main() -> None:
                         command, env=environment, check=True, capture_output=True, text=True
                     )
                     figures.setdefault((loader, cores), []).append(json.loads(run.stdout))
-        print(f"{'':12}{'cores':>6}{'images/s':>10}{'per processor second':>22}{'ours is':>10}")
+        print(
+            f"{'':12}{'cores':>6}{'images/s':>10}{'per processor second':>22}{'ours / theirs':>18}"
+        )
         for cores in dict.fromkeys((1, all_cores)):
-            mine = [statistics.median(column) for column in zip(*figures["ours", cores])]
-            for loader in pythons:
-                if (loader, cores) in figures:
-                    columns = zip(*figures[loader, cores], strict=True)
-                    clock, processor = (statistics.median(column) for column in columns)
-                    ratio = f"{mine[0] / clock:.2f}x" if loader != "ours" else ""
-                    ratio += f" {mine[1] / processor:.2f}x" if loader != "ours" else ""
-                    print(f"{loader:12}{cores:6}{clock:10.0f}{processor:22.0f}{ratio:>16}")
+            medians = {
+                loader: [statistics.median(column) for column in zip(*rounds, strict=True)]
+                for (loader, n), rounds in figures.items()
+                if n == cores
+            }
+            for loader, (clock, processor) in medians.items():
+                line = f"{loader:12}{cores:6}{clock:10.0f}{processor:22.0f}"
+                if loader != "ours":
+                    mine = medians["ours"]
+                    line += f"{mine[0] / clock:10.2f}{mine[1] / processor:8.2f}"
+                print(line)
 
 
 if __name__ == "__main__":
