@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+# The tests' arrays are small and their processes share the processors: more threads only wait.
+torch.set_num_threads(1)
+
 
 def conv(in_channels, channels, size, stride=1, groups=1, dilation=1):
     padding = dilation * (size - 1) // 2
@@ -161,7 +164,13 @@ class ResNet(nn.Module):
         return getattr(self, self.head_name)(x.mean((2, 3)))
 
 
-_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+_SIZES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 def make_twin(name, num_classes=1000, **options):
@@ -191,11 +200,11 @@ def make_twin(name, num_classes=1000, **options):
     return ResNet(block, _SIZES[int(layers)], num_classes, **options)
 
 
-def randomise(module, seed):
+def randomise(module, seed, residual_scale=0.6):
     """Gives a twin random weights, scales, biases and running statistics.
 
     As in trained networks, what a block adds to its shortcut is the smaller part; else rounding
-    errors double from block to block.
+    errors double from block to block. The deeper the net, the smaller `residual_scale` must be.
     """
     generator = torch.Generator().manual_seed(seed)
     last_norms = [
@@ -206,7 +215,7 @@ def randomise(module, seed):
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", generator=generator)
             elif isinstance(part, nn.BatchNorm2d):
-                high = 0.6 if part in last_norms else 1.5
+                high = residual_scale if part in last_norms else 1.5
                 part.weight.uniform_(high / 3, high, generator=generator)
                 part.bias.normal_(0, 0.3, generator=generator)
                 part.running_mean.normal_(0, 0.3, generator=generator)
