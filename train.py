@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from resnet_jax.commands import door
-from resnet_jax.parallel import start_hosts
+from resnet_jax.parallel import keep_freed_memory, start_hosts
 from resnet_jax.training import ConfigError, resolve
 from resnet_jax.training.config import check_key
 
@@ -101,4 +101,5 @@ def join_hosts() -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     door.run(lambda: app.run(main, flags_parser=parse_flags))
