@@ -55,8 +55,10 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
             f"a device's {config.batch_size // mesh.size} images do not divide into "
             f"config.accumulate_steps={config.accumulate_steps} parts; make batch_size a multiple"
         )
-    train_source = data.open_source(config.dataset, config.train_split, config.data_dir)
-    eval_source = data.open_source(config.dataset, config.eval_split, config.data_dir)
+    train_source, eval_source = (
+        data.open_source(config.dataset, split, config.data_dir, on_bad_image=config.on_bad_image)
+        for split in (config.train_split, config.eval_split)
+    )
     num_classes = config.num_classes or train_source.num_classes
     if train_source.num_classes > num_classes:
         raise ConfigError(
