@@ -160,7 +160,7 @@ def from_weights(
         whole = data.eval_transform("none", channels=channels)
         transform = images.transform(whole if is_one_size else images.crop(channels))
         first_images = partial(_first_images, images, train_split, transform)
-        preprocess = preprocess or _usual_preprocess(path, model)
+        preprocess = preprocess or usual_preprocess(path, model)
         mean = None
         if preprocess in ("cifar", "per_pixel_mean"):
             mean = read_pixel_mean(path)
@@ -220,7 +220,7 @@ def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.S
     )
 
 
-def _usual_preprocess(weights: str, model: ResNet) -> str:
+def usual_preprocess(weights: str, model: ResNet) -> str:
     """What weights of a kind usually go with, as docs/pretrained.md lists it."""
     path = Path(weights).expanduser()
     if path.suffix in KERAS_ENDINGS:

@@ -126,12 +126,12 @@ def test_weights_files_of_every_origin_say_the_same(runs, run_command, tmp_path)
 
 
 def test_keras_weights_go_with_caffes_preprocessing(tmp_path):
-    from resnet_jax.commands._subjects import _usual_preprocess
+    from resnet_jax.commands._subjects import usual_preprocess
 
     model = resnet_jax.create_model("resnet50_v1")
-    assert _usual_preprocess("resnet50.weights.h5", model) == "caffe"
-    assert _usual_preprocess("resnet50.pth", model) == "torchvision"
-    assert _usual_preprocess("resnet20.th", MODEL) == "torchvision"
+    assert usual_preprocess("resnet50.weights.h5", model) == "caffe"
+    assert usual_preprocess("resnet50.pth", model) == "torchvision"
+    assert usual_preprocess("resnet20.th", MODEL) == "torchvision"
 
 
 def test_recomputed_statistics(runs, run_command):

@@ -1,0 +1,59 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from resnet_jax.commands import door, export
+from resnet_jax.training import ConfigError
+from resnet_jax.training.trained import open_run
+from tests.training.runs import make_run
+
+# What another process does: with JAX and NumPy alone.
+PROGRAM = """
+import json, sys
+import jax.export, numpy as np
+path, described, pixels = sys.argv[1], json.loads(sys.argv[2]), np.load(sys.argv[3])
+mean = described["mean"]
+mean = np.load(mean) if isinstance(mean, str) else np.array(mean)
+images = (pixels / 255 - mean) / np.array(described["deviation"])
+exported = jax.export.deserialize(bytearray(open(path, "rb").read()))
+np.save(sys.argv[4], exported.call(images.astype(np.float32)))
+assert not [name for name in ("flax", "resnet_jax", "optax") if name in sys.modules]
+"""
+
+
+@pytest.mark.parametrize("preprocess", ["cifar", "none"])
+def test_another_process_gets_the_same_logits(tmp_path, capsys, preprocess):
+    make_run(tmp_path / "run", [(10, 0.5), (20, 0.4)], preprocess=preprocess)
+    output = tmp_path / "net.bin"
+    export.main(["--workdir", str(tmp_path / "run"), "--output", str(output)])
+    described = json.loads(capsys.readouterr().out)
+    assert described["input"] == ["n", 28, 28, 1]
+    assert described["output"] == ["n", 10]
+    assert described["channels"] == "L"
+    assert described["checkpoint"].endswith("run/checkpoints/20")
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    arguments = [output, json.dumps(described), tmp_path / "pixels.npy", tmp_path / "logits.npy"]
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = open_run(tmp_path / "run").network.logits(pixels)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bad_input(tmp_path):
+    make_run(tmp_path / "run", [(10, 0.5)])
+    workdir, output = ["--workdir", str(tmp_path / "run")], ["--output", str(tmp_path / "x")]
+    with pytest.raises(ConfigError, match="no checkpoint '7'; there are best, latest and 10"):
+        export.main([*workdir, *output, "--checkpoint", "7"])
+    with pytest.raises(ConfigError, match="give a work directory"):
+        export.main(["--workdir", str(tmp_path), *output])
+    with pytest.raises(door.UsageError, match="there is no folder .*; make it first"):
+        export.main([*workdir, "--output", str(tmp_path / "no" / "x")])
+    with pytest.raises(door.UsageError, match="required: --output"):
+        export.main(workdir)
+    assert not (tmp_path / "x").exists()
