@@ -171,7 +171,8 @@ def plot_curves(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
-        axes.legend(framealpha=0.85, edgecolor="none", handlelength=2.6)
+        size = "medium" if len(axes.lines) <= 4 else "small"
+        axes.legend(framealpha=0.85, edgecolor="none", handlelength=2.6, fontsize=size)
     figure.savefig(output)
 
 
