@@ -71,7 +71,7 @@ def expected():
         return giant_batch(in_float64(make_network()), IMAGES)
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(11, 1), (1, 1), (4, 1), (100, 1), (3, 2)])
+@pytest.mark.parametrize(("batch_size", "devices"), [(11, 1), (4, 1), (100, 1), (3, 2)])
 def test_any_division_into_batches_gives_the_statistics_of_one(expected, batch_size, devices):
     check(make_network(), expected, 1e-6, batch_size, devices)
 
@@ -79,7 +79,7 @@ def test_any_division_into_batches_gives_the_statistics_of_one(expected, batch_s
 @pytest.mark.parametrize(
     "options",
     [
-        {"stem": "cifar", "shortcut": "A", "stage_sizes": (2, 2)},
+        {"stem": "cifar", "shortcut": "A", "stage_sizes": (1, 2)},
         {"shortcut": "C", "remat": True},
         {"residual": False},
         {"block": BottleneckBlock, "groups": 2, "width_per_group": 32},
