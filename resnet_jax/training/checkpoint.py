@@ -38,6 +38,10 @@ class Checkpoints:
                         ),
                     ]
                 ),
+                # The policy decides, but without these the errors are not written beside the
+                # states, and a run that is taken up again forgets which was the best.
+                best_fn=lambda metrics: metrics[METRIC],
+                best_mode="min",
                 cleanup_tmp_directories=True,
             ),
         )

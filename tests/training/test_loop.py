@@ -98,6 +98,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
             other = other[getattr(key, "key", getattr(key, "idx", None))]
         np.testing.assert_array_equal(other, leaf, err_msg=jax.tree_util.keystr(path))
 
+    errors = {r["step"]: r["top1_error"] for r in read_metrics(tmp_path) if r["split"] != "train"}
+    best = min(errors, key=lambda step: (errors[step], -step))
+    kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {50, 60, best}
+
     def lines(workdir):
         return [
             {key: value for key, value in record.items() if "second" not in key}
