@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from resnet_jax.models.fusion import apart
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -31,9 +33,12 @@ def conv2d(
     On the CPU its derivative is taken in reverse mode alone (`jax.grad`, `jax.vjp`), since that is
     what is fast there; `jax.jvp` of it is an error.
     """
-    if jax.default_backend() != "cpu" or kernel.shape[0] != 3 or dilation != 1 or groups != 1:
-        return _plain(x, kernel, stride, dilation, groups)
-    return _conv3x3(x, kernel, stride)
+    if jax.default_backend() == "cpu" and dilation == groups == 1:
+        if kernel.shape[0] == 1:
+            return _conv1x1(x, kernel, stride)
+        if kernel.shape[0] == 3:
+            return _conv3x3(x, kernel, stride)
+    return _plain(x, kernel, stride, dilation, groups)
 
 
 def _plain(x: Array, kernel: Array, stride: int, dilation: int = 1, groups: int = 1) -> Array:
@@ -50,9 +55,46 @@ def _plain(x: Array, kernel: Array, stride: int, dilation: int = 1, groups: int 
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv1x1(x: Array, kernel: Array, stride: int) -> Array:
+    x = x[:, ::stride, ::stride]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+
+
+def _conv1x1_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _conv1x1(x, kernel, stride), (x, kernel)
+
+
+def _conv1x1_bwd(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = residuals
+    n, h, w, channels = x.shape
+    features = g.shape[-1]
+    rows = g.reshape(-1, features)
+    x_gradient = (rows @ _transposed(kernel[0, 0])).reshape(*g.shape[:3], channels)
+    between = [
+        (0, size - (pixels - 1) * stride - 1, stride - 1)
+        for size, pixels in zip((h, w), g.shape[1:3], strict=True)
+    ]
+    x_gradient = lax.pad(x_gradient, jnp.zeros((), g.dtype), [(0, 0, 0), *between, (0, 0, 0)])
+    x_rows = x[:, ::stride, ::stride].reshape(-1, channels)
+    if channels <= features:
+        kernel_gradient = _transposed(x_rows) @ rows
+    else:
+        kernel_gradient = _transposed(apart(lambda rows: rows.T, rows) @ x_rows)
+    return _summed_like(x, x_gradient), _summed_like(kernel, kernel_gradient[None, None])
+
+
+_conv1x1.defvjp(_conv1x1_fwd, _conv1x1_bwd)
+
+
+def _transposed(matrix: Array) -> Array:
+    """Transposes in memory: XLA's fast matrix product takes no other order of its operands."""
+    return lax.optimization_barrier(lax.optimization_barrier(matrix).T)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv3x3(x: Array, kernel: Array, stride: int) -> Array:
-    if kernel.shape[2] <= 4 and kernel.shape[3] <= 16 and stride == 1:
-        return _conv_of_pixel_groups(x, kernel, 4)
+    if stride == 1 and max(kernel.shape[2:]) <= 16:
+        return _conv_of_pixel_groups(x, kernel, 4 if kernel.shape[2] <= 4 else 2)
     return _plain(x, kernel, stride)
 
 
@@ -80,10 +122,7 @@ def _summed_like(primal: Array, gradient: Array) -> Array:
 
 def _input_gradient(g: Array, x: Array, kernel: Array, stride: int) -> Array:
     if stride == 1:
-        transposed = kernel[::-1, ::-1].swapaxes(2, 3)
-        if max(kernel.shape[2:]) <= 16:
-            return _conv_of_pixel_groups(g, transposed, 2)
-        return _plain(g, transposed, 1)
+        return _conv3x3(g, apart(lambda kernel: kernel.swapaxes(2, 3), kernel)[::-1, ::-1], 1)
     return jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](g)[0]
 
 
@@ -125,8 +164,10 @@ def _kernel_gradient_over_batch(g: Array, x: Array) -> Array:
     every c-th entry of a row: the 3c places where it fits are the kernel's columns and channels.
     """
     n, h, w, channels = x.shape
+    # As g is an argument, x is not transposed, and kept twice, before the backward pass.
+    rows = apart(lambda x, g: x.transpose(1, 2, 3, 0).reshape(1, h, w * channels, n), x, g)
     y = lax.conv_general_dilated(
-        x.transpose(1, 2, 3, 0).reshape(1, h, w * channels, n),
+        rows,
         g.transpose(1, 2, 0, 3),
         window_strides=(1, 1),
         padding=[(1, 1), (channels, channels)],
@@ -140,8 +181,7 @@ def _kernel_gradient_by_taps(g: Array, x: Array, stride: int) -> Array:
     """Gradient by a 3x3 kernel, as a matrix product for each of its nine taps."""
     h, w, features = g.shape[1:]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    # The barrier keeps the transposition out of the products, which would each repeat it.
-    g_transposed = lax.optimization_barrier(g.reshape(-1, features).T)
+    g_transposed = apart(lambda g: g.reshape(-1, features).T, g)
     taps = [
         padded[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride]
         for i in range(3)

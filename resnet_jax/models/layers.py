@@ -1,4 +1,4 @@
-"""Convolution and max pooling with PyTorch's padding, and the activation."""
+"""Convolution with PyTorch's padding, and the activation."""
 
 import jax
 import jax.numpy as jnp
@@ -51,14 +51,6 @@ class Conv(nn.Module):
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y + bias.astype(y.dtype)
-
-
-def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    """Returns the maxima of 3x3 windows two apart, as `torch.nn.MaxPool2d(3, 2, padding=1)`.
-
-    The padding never wins, whatever the sign of the input.
-    """
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 @jax.custom_jvp

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
 from resnet_jax.models.checks import check_fields, check_images
-from resnet_jax.models.layers import Conv, max_pool, relu
+from resnet_jax.models.layers import Conv, relu
+from resnet_jax.models.pooling import max_pool
 
 # torch.nn.Linear's: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
 _head_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

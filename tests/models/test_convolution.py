@@ -65,6 +65,8 @@ SHAPES = {
     "one pixel, strided": ((2, 1, 1, 128), 3, 16, 2),
     "pointwise": ((3, 6, 5, 32), 1, 64, 1),
     "pointwise, strided": ((3, 6, 5, 32), 1, 64, 2),
+    "pointwise, fewer features": ((3, 6, 5, 32), 1, 8, 1),
+    "pointwise, fewer features, strided": ((3, 5, 6, 32), 1, 8, 2),
     "seven": ((2, 12, 11, 3), 7, 16, 2),
 }
 
@@ -74,7 +76,9 @@ def test_values_and_gradients(shape):
     assert_equal_to_reference("float32", 1e-5, *SHAPES[shape])
 
 
-@pytest.mark.parametrize("shape", ["stem", "few channels", "large batch", "strided, odd"])
+@pytest.mark.parametrize(
+    "shape", ["stem", "few channels", "large batch", "strided, odd", "pointwise, strided"]
+)
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("bfloat16", 2e-2)])
 def test_other_types(shape, dtype, tolerance):
     assert_equal_to_reference(dtype, tolerance, *SHAPES[shape])

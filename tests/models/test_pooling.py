@@ -1,0 +1,34 @@
+"""The max pool and its gradient against PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resnet_jax.models import max_pool
+
+
+def torch_value_and_gradient(x, cotangent):
+    x = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
+    y = F.max_pool2d(x, 3, 2, 1)
+    y.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
+    return [np.moveaxis(a.detach().numpy(), 1, -1) for a in (y, x.grad)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [(8, 9), (7, 6), (1, 2)])
+def test_value_and_gradient_equal_torch(size, dtype):
+    rng = np.random.default_rng(0)
+    # Whole numbers: many windows have several greatest elements, and the first one counts. All are
+    # below zero, so that a padding with zeros would win.
+    x = rng.integers(-4, -1, size=(2, *size, 3)).astype(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        y, vjp = jax.vjp(max_pool, jnp.asarray(x))
+        cotangent = rng.normal(size=y.shape).astype(dtype)
+        gradient = jax.jit(vjp)(jnp.asarray(cotangent))[0]
+        assert y.dtype == gradient.dtype == dtype
+    expected_y, expected_gradient = torch_value_and_gradient(x, cotangent)
+    np.testing.assert_array_equal(y, expected_y)
+    np.testing.assert_allclose(gradient, expected_gradient, 1e-6)
