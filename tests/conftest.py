@@ -1,13 +1,20 @@
 """What every test needs settled before JAX is imported."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
-# Subprocesses that a test starts inherit these.
+# Subprocesses that a test starts inherit these. XLA ends the process when one of several devices
+# keeps the others waiting for 40 seconds, as eight devices on two busy cores may.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8"
+    " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    " --xla_cpu_collective_call_warn_stuck_timeout_seconds=300"
+)
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax-tests")
 )
@@ -15,3 +22,12 @@ os.environ.setdefault(
 # An example may compile, so its time says nothing; a failure must come back on the next run.
 settings.register_profile("resnet_jax", deadline=None, derandomize=True)
 settings.load_profile("resnet_jax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Frees the compiled programs of a file of tests, gigabytes in sum over the whole suite."""
+    yield
+    import jax  # Not at the top: the settings above come first.
+
+    jax.clear_caches()
