@@ -1,0 +1,330 @@
+"""The paper's CIFAR-10 results with this code: its Table 6, and Figures 6 and 7 (Section 4.2).
+
+    python benchmarks/reproduce_cifar10.py --data_dir DIR [--nets NET ...] [--seeds N]
+        [--num_steps N] [--budget MINUTES]
+
+Trains each net by its config (`configs/cifar10_*.py:45k`), 5,000 training images set apart, in
+`--runs_dir`; stopped at any point, the same command goes on. A finished run is evaluated on the
+test images, once, and summed up in `docs/results/cifar10/`; from the summaries alone the page
+`docs/results/cifar10.md` and its pictures are made (`--report` does only that).
+
+With `--budget` the list is fitted to the time: nets in order, then seeds, leaving out those that
+would not end in time. With `--num_steps` the schedule is shortened along.
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from resnet_jax import data  # noqa: E402
+from resnet_jax.evaluation import evaluate, layer_responses, make_eval_step, plot_responses  # noqa: E402
+from resnet_jax.parallel import data_mesh, replicate  # noqa: E402
+from resnet_jax.training.records import plot_curves, read_metrics  # noqa: E402
+from resnet_jax.training.trained import TrainedRun, open_run  # noqa: E402
+
+RESULTS = ROOT / "docs" / "results"
+SUMMARIES = RESULTS / "cifar10"
+
+# In order of interest; test errors in per cent of Table 6, which gives none for plain nets.
+PAPER = {
+    "resnet20": 8.75,
+    "plain20": None,
+    "plain56": None,
+    "resnet56": 6.97,
+    "resnet32": 7.51,
+    "plain32": None,
+    "resnet44": 7.17,
+    "plain44": None,
+    "resnet110": 6.43,
+    "plain110": None,
+    "resnet1202": 7.93,
+}
+FULL = 64_000
+IMAGES = 45_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training: a net, a length in steps and a seed."""
+
+    net: str
+    num_steps: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its work directory and its summary."""
+        return f"{self.net}-{self.num_steps}-seed{self.seed}"
+
+    @property
+    def depth(self) -> int:
+        """Number of layers, to which the time of a step is about proportional."""
+        return int(self.net.removeprefix("plain").removeprefix("resnet"))
+
+    def command(self, arguments: argparse.Namespace) -> list[str]:
+        """What trains it, or goes on with it."""
+        return [
+            sys.executable,
+            str(ROOT / "train.py"),
+            f"--config={ROOT}/configs/cifar10_{self.net}.py:45k",
+            f"--workdir={arguments.runs_dir / self.name}",
+            f"--config.data_dir={arguments.data_dir}",
+            f"--config.seed={self.seed}",
+            *(
+                [f"--config.num_steps={self.num_steps}", "--config.scale_schedule=True"]
+                if self.num_steps != FULL
+                else []
+            ),
+        ]
+
+
+def train(run: Run, arguments: argparse.Namespace, deadline: float) -> bool:
+    """Trains a run to its end, or as far as the time allows; returns whether it ended."""
+    command = run.command(arguments)
+    if deadline < float("inf"):
+        command.append(f"--config.stop_after={max(1, int(deadline - time.monotonic()))}s")
+    print(f"{run.name}: {' '.join(command)}", flush=True)
+    subprocess.run(command, check=True)
+    metrics = read_metrics(arguments.runs_dir / run.name)
+    return bool(metrics) and metrics[-1]["step"] == run.num_steps
+
+
+def seconds_of(metrics: Iterable[dict[str, Any]]) -> float:
+    """Seconds of training that a run's lines account for."""
+    seconds, step = 0.0, 0
+    for record in metrics:
+        if record["split"] == "train":
+            seconds += (record["step"] - step) * record.get("seconds_per_step", 0.0)
+            step = record["step"]
+    return seconds
+
+
+def summarize(run: Run, arguments: argparse.Namespace) -> None:
+    """Evaluates a finished run and writes its summary, `NAME.json` and `NAME.jsonl`."""
+    import jax
+
+    workdir = arguments.runs_dir / run.name
+    metrics = read_metrics(workdir)
+    last, best = open_run(workdir), open_run(workdir, "best")
+    validation = [record for record in metrics if record["split"] != "train"]
+    last_epoch = [
+        record
+        for record in metrics
+        if record["split"] == "train" and record["step"] > run.num_steps - IMAGES / 128
+    ]
+    summary = {
+        "net": run.net,
+        "num_steps": run.num_steps,
+        "seed": run.seed,
+        "training_error": statistics.mean(record["top1_error"] for record in last_epoch),
+        "validation_error": validation[-1]["top1_error"],
+        "test_error": test_error(last, arguments.data_dir),
+        "best_step": best.step,
+        "best_validation_error": next(
+            record["top1_error"] for record in validation if record["step"] == best.step
+        ),
+        "seconds": round(seconds_of(metrics)),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind} ({processor()})",
+        "jax": jax.__version__,
+        "responses": responses(last, arguments.data_dir),
+    }
+    SUMMARIES.mkdir(parents=True, exist_ok=True)
+    kept = ("step", "split", "loss", "top1_error")
+    lines = [json.dumps({key: record[key] for key in kept}) for record in thinned(metrics)]
+    (SUMMARIES / f"{run.name}.jsonl").write_text("\n".join(lines) + "\n")
+    (SUMMARIES / f"{run.name}.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def thinned(metrics: list[dict[str, Any]], points: int = 160) -> list[dict[str, Any]]:
+    """Averages training's lines over equal spans of steps; evaluations stay as they are."""
+    training = [record for record in metrics if record["split"] == "train"]
+    size = -(-len(training) // points)
+    spans = [training[start : start + size] for start in range(0, len(training), size)]
+    means = [
+        span[-1]
+        | {key: statistics.mean(record[key] for record in span) for key in ("loss", "top1_error")}
+        for span in spans
+    ]
+    rest = [record for record in metrics if record["split"] != "train"]
+    return sorted(means + rest, key=lambda record: (record["step"], record["split"] != "train"))
+
+
+def test_batches(run: TrainedRun, data_dir: Path) -> Iterable[data.EvalBatch]:
+    """CIFAR-10's test images as the run takes them."""
+    source = data.open_source("cifar10", "test", data_dir)
+    transform = data.eval_transform(run.config.augmentation, None, channels=run.channels)
+    return data.eval_batches(source, transform, batch_size=500)
+
+
+def test_error(run: TrainedRun, data_dir: Path) -> float:
+    """The part of the 10,000 test images that a checkpoint gets wrong."""
+    mesh, network = data_mesh(), run.network
+    variables, normalization = replicate((network.variables, network.normalization), mesh)
+    result = evaluate(
+        make_eval_step(network.model, mesh),
+        variables,
+        normalization,
+        test_batches(run, data_dir),
+        mesh,
+    )
+    assert result["num_examples"] == 10_000
+    return result["top1_error"]
+
+
+def responses(run: TrainedRun, data_dir: Path) -> dict[str, float]:
+    """The standard deviation of each 3x3 layer's response to the test images."""
+    found = layer_responses(run.network, test_batches(run, data_dir), data_mesh())
+    return {layer: round(deviation, 4) for layer, deviation in found.items()}
+
+
+def processor() -> str:
+    """The kind of processor of this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "?")
+
+
+def report() -> None:
+    """Writes the page and its pictures from the summaries."""
+    found = [(path.stem, json.loads(path.read_text())) for path in sorted(SUMMARIES.glob("*.json"))]
+    nets = list(PAPER)
+    found.sort(key=lambda item: (-item[1]["num_steps"], nets.index(item[1]["net"])))
+    lengths = sorted({summary["num_steps"] for _, summary in found}, reverse=True)
+    page = [PREFACE]
+    for num_steps in lengths:
+        group = [(name, summary) for name, summary in found if summary["num_steps"] == num_steps]
+        page += ["", f"## {num_steps:,} steps" + shortened(num_steps), "", *table(group), ""]
+        first = {name: summary for name, summary in group if summary["seed"] == 0}
+        curves = {
+            summary["net"]: read_lines(SUMMARIES / f"{name}.jsonl")
+            for name, summary in first.items()
+        }
+        if curves:
+            picture = f"cifar10-curves-{num_steps}.png"
+            plot_curves(curves, RESULTS / picture)
+            page += [f"![Training and validation errors]({picture})", ""]
+            picture = f"cifar10-responses-{num_steps}.png"
+            plot_responses(
+                {summary["net"]: summary["responses"] for summary in first.values()},
+                RESULTS / picture,
+            )
+            page += [f"![Responses of the layers]({picture})", ""]
+    (RESULTS / "cifar10.md").write_text("\n".join(page).rstrip() + "\n")
+    print(RESULTS / "cifar10.md")
+
+
+PREFACE = """\
+# CIFAR-10
+
+What `benchmarks/reproduce_cifar10.py` trained and measured: the paper's recipe (Section 4.2),
+45,000 training and 5,000 validation images, batch 128. This page is written by it, from the
+summaries in [`cifar10/`](cifar10/): for each run a `.json` with its errors, its time and the
+responses of its layers, and a `.jsonl` with its curves. Nets that are not in a table have not been
+run.
+
+Errors are in per cent, those of several seeds as mean ± standard deviation. The training error is
+that of augmented images while the net still learns, over the last epoch, as in the paper's
+Figure 6. The test error is the last checkpoint's; the test images are looked at once, after it."""
+
+
+def shortened(num_steps: int) -> str:
+    """What the heading of a group of runs says of its schedule."""
+    if num_steps == FULL:
+        return ": the paper's schedule"
+    return f": the schedule shortened by {FULL / num_steps:g}, no figures to set beside the paper's"
+
+
+def table(group: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """The rows of a group of runs of one length, a row for each net."""
+    full = group[0][1]["num_steps"] == FULL
+    head = ["net", *(["paper"] if full else []), "test", "validation", "training", "seeds"]
+    rows = [head + ["minutes", "device"], ["---"] * (len(head) + 2)]
+    by_net: dict[str, list[dict[str, Any]]] = {}
+    for _, summary in group:
+        by_net.setdefault(summary["net"], []).append(summary)
+    for net, runs in by_net.items():
+        rows.append(
+            [
+                net,
+                *([f"{PAPER[net]}" if PAPER[net] else "–"] if full else []),
+                *(spread(run[f"{kind}_error"] for run in runs) for kind in head[-4:-1]),
+                ", ".join(str(run["seed"]) for run in runs),
+                f"{statistics.mean(run['seconds'] for run in runs) / 60:.0f}",
+                runs[0]["device"],
+            ]
+        )
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    names = ", ".join(sorted(by_net, key=list(PAPER).index)).replace(",", "")
+    steps = "" if full else f" --num_steps {group[0][1]['num_steps']}"
+    seeds = max(run["seed"] for _, run in group) + 1
+    command = f"python benchmarks/reproduce_cifar10.py --data_dir DIR --nets {names}{steps}"
+    return [*lines, "", f"    {command}" + (f" --seeds {seeds}" if seeds > 1 else "")]
+
+
+def spread(errors: Iterable[float]) -> str:
+    """Mean and standard deviation in per cent."""
+    values = [100 * error for error in errors]
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def main() -> None:
+    """Trains what is asked for, as far as the time allows, and writes the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data_dir", type=Path, help="where TFDS's cifar10 lies")
+    parser.add_argument("--runs_dir", type=Path, default=ROOT / "runs" / "cifar10")
+    parser.add_argument("--nets", nargs="+", choices=PAPER, default=list(PAPER), metavar="NET")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to N - 1 of each net")
+    parser.add_argument("--num_steps", type=int, default=FULL)
+    parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES")
+    parser.add_argument("--report", action="store_true", help="only write the page")
+    arguments = parser.parse_args()
+    if arguments.report:
+        return report()
+    if arguments.data_dir is None:
+        parser.error("--data_dir is missing; name the folder that holds TFDS's cifar10")
+    deadline = time.monotonic() + 60 * arguments.budget
+    seconds_per_layer: float | None = None
+    for seed in range(arguments.seeds):
+        for net in arguments.nets:
+            run = Run(net, arguments.num_steps, seed)
+            if (SUMMARIES / f"{run.name}.json").exists():
+                continue
+            workdir = arguments.runs_dir / run.name
+            metrics = read_metrics(workdir) if workdir.exists() else []
+            left = run.num_steps - (metrics[-1]["step"] if metrics else 0)
+            need = left * run.depth * (seconds_per_layer or 0.0)
+            if time.monotonic() + need > deadline:
+                print(f"{run.name}: left out, it needs about {need / 60:.0f} minutes")
+                continue
+            ended = train(run, arguments, deadline)
+            metrics = read_metrics(workdir)
+            if metrics:
+                steps = metrics[-1]["step"]
+                seconds_per_layer = seconds_of(metrics) / steps / run.depth
+            if ended:
+                summarize(run, arguments)
+                report()
+    return None
+
+
+if __name__ == "__main__":
+    main()
