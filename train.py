@@ -42,7 +42,7 @@ def load_recipe(argv: list[str]) -> ConfigDict:
         recipe = runpy.run_path(file)["get_config"](*variant)
     except FileNotFoundError as error:
         raise ConfigError(f"there is no configuration file {error.filename!r}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"the configuration file {path!r} fails with {reason}") from error
     if not isinstance(recipe, ConfigDict):

@@ -32,17 +32,6 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == importlib.metadata.version("resnet-jax")
 
 
-def test_an_unknown_command_names_the_nearest(capsys):
-    assert run("plt", "x") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("resnet_jax: error: unknown command 'plt'; did you mean 'plot'? There")
-
-
-def test_a_command_gets_the_arguments_after_its_name(tmp_path, capsys):
-    assert run("plot", str(tmp_path), "--output", str(tmp_path / "x.png")) == 2
-    assert f"cannot read {tmp_path}/metrics.jsonl" in capsys.readouterr().err
-
-
 def test_as_a_program_bad_usage_is_one_line_without_a_traceback():
     command = [sys.executable, "-m", "resnet_jax", "plot"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -17,6 +17,8 @@ BAD_INPUT = 2
 FAILED = 1
 INTERRUPTED = 130
 
+_LINE_LENGTH = 290
+
 
 class UsageError(ValueError):
     """A command line that cannot be carried out: what is wrong, and what to do."""
@@ -80,7 +82,11 @@ def _leave_other_hosts() -> None:
 def _end(error: BaseException, message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    print(f"resnet_jax: {' '.join(message.split())}", file=sys.stderr)
+    line = f"resnet_jax: {' '.join(message.split())}"
+    if len(line) > _LINE_LENGTH:
+        # What is wrong stands at the beginning, the remedy at the end.
+        line = f"{line[: _LINE_LENGTH // 2]} ... {line[5 - _LINE_LENGTH // 2 :]}"
+    print(line, file=sys.stderr)
     return status
 
 

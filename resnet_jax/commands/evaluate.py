@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import door
-from ._arguments import count, output_file
+from ._arguments import count, output_file, picture_file, pixels
 
 if TYPE_CHECKING:
     from ..evaluation import ScoredBatch
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     from ..parallel import data_mesh
     from . import _subjects
 
-    confusion = arguments.confusion and output_file(arguments.confusion)
+    confusion = arguments.confusion and picture_file(arguments.confusion)
     predictions_file = arguments.predictions and output_file(arguments.predictions)
     images = _subjects.Images(
         arguments.dataset,
@@ -82,10 +82,7 @@ def main(argv: list[str]) -> None:
     if arguments.per_class:
         print(classes.format())
     if confusion:
-        try:
-            classes.plot(confusion)
-        except ValueError as error:
-            raise door.UsageError(f"cannot draw {confusion}: {error}") from error
+        classes.plot(confusion)
     if predictions_file:
         describe = getattr(source, "describe", None)
         predictions.write(predictions_file, classes.class_names, describe)
@@ -166,11 +163,11 @@ def _parser() -> argparse.ArgumentParser:
         help="for --weights: what a mean image and batch statistics are taken over (train)",
     )
     add("--protocol", default="center", metavar="center|ten_crop|multi_scale")
-    add("--image_size", type=count, metavar="PIXELS", help="height and width of crops (224)")
-    add("--resize", type=count, metavar="PIXELS", help="shorter side to cut them from (256)")
+    add("--image_size", type=pixels, metavar="PIXELS", help="height and width of crops (224)")
+    add("--resize", type=pixels, metavar="PIXELS", help="shorter side to cut them from (256)")
     add(
         "--scales",
-        type=count,
+        type=pixels,
         nargs="+",
         metavar="PIXELS",
         help="shorter sides for multi_scale (224 256 384 480 640)",

@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, cast
 
 from . import door
-from ._arguments import count, output_file
+from ._arguments import output_file, pixels
 
 if TYPE_CHECKING:
     from ..models import ResNet
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         help="which checkpoint (latest)",
     )
     parser.add_argument(
-        "--image_size", type=count, metavar="PIXELS", help="height and width (the run's)"
+        "--image_size", type=pixels, metavar="PIXELS", help="height and width (the run's)"
     )
     parser.add_argument("--data_dir", metavar="D", help="where TFDS data sets lie now")
     arguments = parser.parse_args(argv)

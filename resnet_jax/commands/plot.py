@@ -5,7 +5,7 @@ from typing import Any
 
 from ..training import records
 from . import door
-from ._arguments import count, output_file, run_names
+from ._arguments import count, picture_file, run_names
 
 
 def main(argv: list[str]) -> None:
@@ -32,13 +32,10 @@ def main(argv: list[str]) -> None:
         help="average training errors over so many steps; by default over a 200th of the run",
     )
     arguments = parser.parse_args(argv)
-    output = output_file(arguments.output)
+    output = picture_file(arguments.output)
     names = run_names(arguments.workdir)
     runs = {name: _read(workdir) for name, workdir in zip(names, arguments.workdir, strict=True)}
-    try:
-        records.plot_curves(runs, output, smooth_over=arguments.smooth, log_scale=arguments.log)
-    except ValueError as error:
-        raise door.UsageError(f"cannot draw {output}: {error}") from error
+    records.plot_curves(runs, output, smooth_over=arguments.smooth, log_scale=arguments.log)
     print(output)
 
 

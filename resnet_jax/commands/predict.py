@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import door
-from ._arguments import count
+from ._arguments import count, pixels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -208,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--image_size",
-        type=count,
+        type=pixels,
         metavar="PIXELS",
         help="height and width of the crop, out of a shorter side of 8/7 of it (the network's)",
     )

@@ -3,7 +3,7 @@
 import argparse
 
 from . import door
-from ._arguments import count, output_file, run_names
+from ._arguments import count, picture_file, run_names
 
 
 def main(argv: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     from ..parallel import data_mesh
     from . import _subjects
 
-    output = arguments.output and output_file(arguments.output)
+    output = arguments.output and picture_file(arguments.output)
     images = _subjects.Images(data_dir=arguments.data_dir, split=arguments.split)
     mesh = data_mesh()
     batch_size = -(-arguments.batch_size // mesh.size) * mesh.size
@@ -42,10 +42,7 @@ def main(argv: list[str]) -> None:
         runs[name] = layer_responses(subject.members[0].network, batches, mesh)
     print(format_responses(runs))
     if output:
-        try:
-            plot_responses(runs, output)
-        except ValueError as error:
-            raise door.UsageError(f"cannot draw {output}: {error}") from error
+        plot_responses(runs, output)
         print(output)
 
 

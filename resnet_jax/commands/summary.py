@@ -1,7 +1,7 @@
 """Print a network's stages with their outputs, parameters and multiply-adds."""
 
 from . import door
-from ._arguments import count
+from ._arguments import pixels
 
 
 def main(argv: list[str]) -> None:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="one of resnet_jax.list_models()")
     parser.add_argument(
         "--image_size",
-        type=count,
+        type=pixels,
         metavar="PIXELS",
         help="height and width of the images (224, for CIFAR networks 32)",
     )

@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from . import jpeg
-from .decode import open_image, to_array
+from .decode import check_size, open_image, to_array
 from .errors import DataError
 from .transform import NO_UNIFORMS, Transform
 
@@ -216,7 +216,11 @@ def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
     """Returns the (height, width) of an image scaled to a shorter side, as torchvision has it.
 
     The longer side is rounded down.
+
+    Raises:
+      OSError: an image so long and thin that it would have more pixels than are decoded.
     """
-    if height <= width:
-        return shorter_side, int(shorter_side * width / height)
-    return int(shorter_side * height / width), shorter_side
+    long = int(shorter_side * max(height, width) / min(height, width))
+    scaled = (shorter_side, long) if height <= width else (long, shorter_side)
+    check_size(*scaled)
+    return scaled

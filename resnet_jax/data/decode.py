@@ -45,6 +45,8 @@ def open_image(
         return _convert(picture, channels)
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        raise OSError(f"it has more than the {MAX_PIXELS} pixels that are decoded") from error
     except UnidentifiedImageError as error:
         raise OSError("it is no image, or of a format that Pillow does not read") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file makes them.
@@ -52,10 +54,10 @@ def open_image(
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises an `OSError` if an image's header claims more than `MAX_PIXELS`."""
+    """Raises an `OSError` if an image is, or is to be, of more than `MAX_PIXELS`."""
     if height * width > MAX_PIXELS:
         raise OSError(
-            f"it claims {width}x{height} pixels, more than the {MAX_PIXELS} that are decoded"
+            f"it has {width}x{height} pixels, more than the {MAX_PIXELS} that are decoded"
         )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from .base import ArraySource, BadImageError, Example, read_into_memory
 from .errors import DataError, nearest
 from .folders import FolderSource, is_folder, open_folder
+from .metadata import check_features, check_files
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 """The `data_dir` of the data sets that come with the package."""
@@ -160,22 +161,26 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
     from tensorflow_datasets.core import read_only_builder
     from tensorflow_datasets.core.registered import DatasetNotFoundError
 
+    check_features(dataset, data_dir)
     try:
-        return read_only_builder.builder_from_files(dataset, data_dir=data_dir)
+        builder = read_only_builder.builder_from_files(dataset, data_dir=data_dir)
     except DatasetNotFoundError as error:
         raise DataError(
-            f"data set {dataset!r} not found{nearest(dataset, _known(data_dir))}; "
+            f"data set {dataset!r} not found{nearest(dataset, _known(dataset, data_dir))}; "
             f"{_remedy(dataset, data_dir)}"
         ) from error
     except Exception as error:  # TFDS raises whatever the files make it stumble on.
         raise DataError(
             f"cannot open data set {dataset!r} ({_first_line(error)}); {_remedy(dataset, data_dir)}"
         ) from error
+    check_files(builder, dataset)
+    return builder
 
 
-def _known(data_dir: str | None) -> list[str]:
+def _known(dataset: str, data_dir: str | None) -> list[str]:
     """The data sets that could have been meant."""
-    return [*BUNDLED, *(os.listdir(data_dir) if data_dir and os.path.isdir(data_dir) else ())]
+    there = os.listdir(data_dir) if data_dir and os.path.isdir(data_dir) else ()
+    return [name for name in (*BUNDLED, *there) if name != dataset]
 
 
 def _remedy(dataset: str, data_dir: str | None) -> str:

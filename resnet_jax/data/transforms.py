@@ -19,6 +19,9 @@ from .transform import NO_UNIFORMS, Transform
 AUGMENTATIONS = ("none", "cifar", "imagenet", "imagenet_paper")
 """Names that `train_transform` and `eval_transform` take."""
 
+MAX_IMAGE_SIZE = 10_000
+"""Height and width in pixels of the largest crop."""
+
 _IMAGENET = ("imagenet", "imagenet_paper")
 
 
@@ -193,7 +196,9 @@ def _check(name: str, image_size: int | None, channels: int | None) -> None:
         )
     if name in _IMAGENET and image_size is None:
         raise DataError(f"augmentation {name!r} needs an image_size; 224 is usual")
-    if image_size is not None and image_size < 1:
-        raise DataError(f"image_size is {image_size}; give a positive number of pixels")
+    if image_size is not None and not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise DataError(
+            f"image_size is {image_size}; give a number of pixels from 1 to {MAX_IMAGE_SIZE}"
+        )
     if channels not in (None, 1, 3, 4):
         raise DataError(f"images of {channels} channels cannot be made; choose 1 or 3")

@@ -113,7 +113,7 @@ def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
     Raises:
       ConfigError: there is none.
     """
-    steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdigit())
+    steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdecimal())
     if not steps or (step is not None and step not in steps):
         which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise ConfigError(f"{directory} holds {which}; give a work directory of train.py")

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -254,9 +255,18 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
         length = file if file.get("num_steps") or file.get("num_epochs") else values
         values["schedule_steps"] = length.get("num_steps")
         values["schedule_epochs"] = length.get("num_epochs")
-    resolved = TrainConfig(**{key: _typed(key, value) for key, value in values.items()})
-    _check_ranges(resolved)
-    return resolved
+    return checked(values)
+
+
+def checked(values: Mapping[str, Any]) -> TrainConfig:
+    """Returns a configuration of values by key, such as `config.json` has, the others' the default.
+
+    Raises:
+      ConfigError: a wrong type, a value out of range, a contradiction.
+    """
+    config = TrainConfig(**{key: _typed(key, value) for key, value in values.items()})
+    _check_ranges(config)
+    return config
 
 
 def in_steps(steps: int | None, epochs: float | None, config: TrainConfig, train_size: int) -> int:
@@ -320,8 +330,10 @@ def _check_ranges(config: TrainConfig) -> None:
         value = getattr(config, key)
         if value is not None and not 0 <= value < float("inf"):
             raise ConfigError(f"config.{key}={value} must not be negative")
-    if config.seed >= 2**32:
-        raise ConfigError(f"config.seed={config.seed} must be below 2**32")
+    for key, value in vars(config).items():
+        limit = 2**32 if key == "seed" else 2**31
+        if type(value) is int and value >= limit:
+            raise ConfigError(f"config.{key}={value} must be below {limit}")
     if config.profile_steps and (
         len(config.profile_steps) != 2 or not 0 < config.profile_steps[0] <= config.profile_steps[1]
     ):

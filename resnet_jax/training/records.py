@@ -93,7 +93,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     A last line that was cut off while it was written is left out; `null` becomes NaN.
 
     Raises:
-      ConfigError: a line other than the last is no JSON object with a step and a split.
+      ConfigError: a line other than the last is no JSON object of a step, a split and numbers.
       OSError: there is no such file, or it cannot be read.
     """
     path = Path(workdir) / "metrics.jsonl"
@@ -101,13 +101,16 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     metrics = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            record["step"], record["split"]
-        except (ValueError, TypeError, KeyError):
+            record = {key: math.nan if v is None else v for key, v in json.loads(line).items()}
+            step, split, *values = record["step"], record["split"], *record.values()
+            numbers = [value for value in values if value is not split]
+            if type(step) is not int or not all(isinstance(n, int | float) for n in numbers):
+                raise TypeError
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise ConfigError(
                 f"line {number} of {path} is no line of metrics; remove the line or the file"
             ) from None
-        metrics.append({key: math.nan if value is None else value for key, value in record.items()})
+        metrics.append(record)
     return metrics
 
 

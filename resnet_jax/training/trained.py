@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from .. import data
 from ..evaluation import Network
 from ..models import create_model
-from .config import KEYS, ConfigError, TrainConfig
+from .config import KEYS, ConfigError, TrainConfig, checked
 from .records import read_metrics
 
 
@@ -81,23 +81,25 @@ def read_config(workdir: Path) -> TrainConfig:
     path = workdir / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        unknown = sorted(set(values) - set(KEYS))
+        unknown = sorted(values.keys() - set(KEYS))
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}; give a work directory of train.py"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is no run's configuration; give another directory") from error
     if unknown:
         raise ConfigError(f"{path} has the unknown key {unknown[0]}; it needs a newer resnet_jax")
-    lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    return TrainConfig(**values | lists)
+    try:
+        return checked(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _find_step(workdir: Path, config: TrainConfig, checkpoint: str) -> int:
     # A checkpoint has another name until it is complete.
     names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    steps = sorted(int(name) for name in names if name.isdigit())
+    steps = sorted(int(name) for name in names if name.isdecimal())
     if not steps:
         raise ConfigError(f"{workdir} holds no checkpoint yet; wait for the first one")
     if checkpoint == "latest":
@@ -111,7 +113,7 @@ def _find_step(workdir: Path, config: TrainConfig, checkpoint: str) -> int:
         if not errors:
             raise ConfigError(f"no checkpoint of {workdir} was evaluated; choose latest or a step")
         return min(errors, key=lambda step: (errors[step], -step))
-    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
         raise ConfigError(
             f"{workdir} holds no checkpoint {checkpoint!r}; there are best, latest and "
             f"{', '.join(map(str, steps))}"

@@ -173,48 +173,6 @@ def test_protocols_and_sizes(runs, run_command, tmp_path):
         assert (result["protocol"], result["num_examples"]) == (name, 30)
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ([], "give either --workdir or --weights"),
-        (["--workdir", "RUN", "--weights", "x.pth"], "give either --workdir or --weights"),
-        (["--workdir", "RUN", "--model", "resnet18"], "--model and --preprocess belong to --weig"),
-        (["--workdir", "RUN", "--batch_size", "0"], "'0' is no whole number of at least 1"),
-        (["--workdir", "RUN", "--protocol", "ten_crops"], r"unknown protocol .*'ten_crop'\?"),
-        (["--workdir", "RUN", "--protocol", "ten_crop"], "ten_crop cuts from larger images"),
-        (["--workdir", "RUN", "--protocol", "multi_scale"], "would blow up images"),
-        (["--workdir", "RUN", "--split", "tst"], r"no split 'tst' .*'test'\?"),
-        (["--workdir", "RUN", "--checkpoint", "7"], "holds no checkpoint '7'"),
-        (["--workdir", "RUN", "--predictions", "no/x"], "there is no folder no; make it first"),
-        (["--workdir", "RUN", "--confusion", "TMP"], "is a folder; give the name of a file"),
-        (["--workdir", "RUN", "--confusion", "TMP/x.bmp8"], "cannot draw .*x.bmp8"),
-        (["--workdir", "nowhere"], "cannot read nowhere/config.json: No such file"),
-        (["--weights", "FILE"], "--weights needs --dataset"),
-        (["--weights", "FILE", "--dataset", "fashion_mnst_mini"], "'fashion_mnist_mini'"),
-        (["--weights", "FILE", "--model", "a", "b", "--dataset", "fashion_mnist_mini"], "2 times"),
-        (
-            ["--weights", "FILE", *WEIGHTS, "--model", "resnet20_cifr"],
-            "did you mean 'resnet20_cifar'",
-        ),
-        (
-            ["--weights", "FILE", *WEIGHTS, "--model", "resnet32_cifar"],
-            "cannot be fitted to the model",
-        ),
-        (["--weights", "FILE", *WEIGHTS, "--preprocess", "cafe"], "did you mean 'caffe'"),
-        (["--weights", "no.pth", *WEIGHTS, "--model", "resnet18"], "no.pth is not there"),
-    ],
-)
-def test_bad_requests_end_in_one_line(runs, tmp_path, argv, message):
-    path = tmp_path / "weights.safetensors"
-    resnet_jax.save_weights(path, runs[1][0][30].variables, MODEL)
-    places = {"RUN": runs[0][0], "FILE": str(path)}
-    argv = [places.get(argument, argument.replace("TMP", str(tmp_path))) for argument in argv]
-    with pytest.raises(ValueError, match=message) as raised:
-        evaluate.main(argv)
-    assert type(raised.value).__module__.startswith("resnet_jax.")
-    assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
-
-
 def test_networks_that_do_not_go_together(runs, tmp_path):
     small = tmp_path / "small"
     make_run(small, [(1, 0.5)], channels=3)

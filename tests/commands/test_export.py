@@ -5,8 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from resnet_jax.commands import door, export
-from resnet_jax.training import ConfigError
+from resnet_jax.commands import export
 from resnet_jax.training.trained import open_run
 from tests.training.runs import make_run
 
@@ -43,17 +42,3 @@ def test_another_process_gets_the_same_logits(tmp_path, capsys, preprocess):
     assert done.returncode == 0, done.stderr
     expected = open_run(tmp_path / "run").network.logits(pixels)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_bad_input(tmp_path):
-    make_run(tmp_path / "run", [(10, 0.5)])
-    workdir, output = ["--workdir", str(tmp_path / "run")], ["--output", str(tmp_path / "x")]
-    with pytest.raises(ConfigError, match="no checkpoint '7'; there are best, latest and 10"):
-        export.main([*workdir, *output, "--checkpoint", "7"])
-    with pytest.raises(ConfigError, match="give a work directory"):
-        export.main(["--workdir", str(tmp_path), *output])
-    with pytest.raises(door.UsageError, match="there is no folder .*; make it first"):
-        export.main([*workdir, "--output", str(tmp_path / "no" / "x")])
-    with pytest.raises(door.UsageError, match="required: --output"):
-        export.main(workdir)
-    assert not (tmp_path / "x").exists()

@@ -144,36 +144,6 @@ def test_a_table_with_a_bar_for_each(capsys, monkeypatch, run, photos):
             assert abs(bar - 30 * percentage / 100) <= 1
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["IMAGE"], "give either --workdir or --weights"),
-        (["--workdir", "RUN", "--weights", "W", "IMAGE"], "give either --workdir or --weights"),
-        (["--workdir", "RUN", "--model", "resnet18", "IMAGE"], "a run knows its own"),
-        (["--workdir", "RUN"], "required: IMAGE"),
-        (["--workdir", "RUN", "missing.jpg"], "cannot read missing.jpg: No such file"),
-        (["--workdir", "RUN", "."], "cannot read .: Is a directory; give image files"),
-        (["--workdir", "RUN", __file__], "cannot use .*test_predict.py: it is no image"),
-        (["--workdir", ".", "IMAGE"], "give a work directory of train.py"),
-        (["--weights", "no.pth", "--model", "resnet18", "IMAGE"], "no.pth is not there"),
-        (["--weights", "W", "--model", "resnet19", "IMAGE"], "did you mean 'resnet1"),
-        (["--weights", "W", "--model", "resnet34", "IMAGE"], "cannot be fitted to the model"),
-        (["--weights", "W", "--model", "resnet18", "--preprocess", "tv", "IMAGE"], "there are"),
-        (
-            ["--weights", "W", "--model", "resnet18", "--preprocess", "cifar", "IMAGE"],
-            "which .*resnet18.pth does not carry; predict with --workdir",
-        ),
-        (["--weights", "W", "--num_classes", "3", "IMAGE"], "--num_classes takes --model"),
-    ],
-)
-def test_bad_input_is_one_line(argv, message, run, weights, photos):
-    names = {"RUN": run[0], "W": weights, "IMAGE": photos[0]}
-    with pytest.raises(ValueError, match=message) as error:
-        predict.main([names.get(word, word) for word in argv])
-    assert type(error.value).__module__.startswith("resnet_jax"), "door would not catch it"
-    assert "\n" not in str(error.value)
-
-
 def test_wrong_usage_answers_before_anything_is_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "resnet_jax.evaluation", None)
     with pytest.raises(door.UsageError):

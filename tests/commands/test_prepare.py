@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from resnet_jax import data
-from resnet_jax.commands import door, prepare
+from resnet_jax.commands import prepare
 from tests.data.prepare.archive_files import jpeg, make_cifar10
 
 
@@ -71,9 +71,3 @@ def test_progress_is_redrawn_on_a_terminal_and_rare_elsewhere(monkeypatch):
         progress.close()
     assert live.text.count("\r") == 101 and live.text.endswith("writing x 100.0%\n")
     assert plain.text.splitlines() == ["writing x  39.0%", "writing x  79.0%"]
-
-
-@pytest.mark.parametrize("argv", [[], ["cifar10"], ["cifar10", "--data_dir"], ["a", "b", "--x"]])
-def test_bad_usage(argv):
-    with pytest.raises(door.UsageError, match="see python -m resnet_jax prepare --help"):
-        prepare.main(argv)

@@ -2,7 +2,7 @@ import pytest
 from matplotlib import image as matplotlib_image
 
 from resnet_jax import evaluation
-from resnet_jax.commands import door, responses
+from resnet_jax.commands import responses
 from resnet_jax.parallel import data_mesh
 from resnet_jax.training.trained import open_run
 from tests.training.runs import eval_batches, make_run
@@ -29,13 +29,3 @@ def test_a_table_and_a_picture_of_two_runs(workdirs, tmp_path, capsys):
     }
     assert "\n".join(table) == evaluation.format_responses(expected)
     assert [len(run) for run in expected.values()] == [19, 19]
-
-
-def test_bad_requests(workdirs, tmp_path):
-    with pytest.raises(door.UsageError, match="there is no folder .*no; make it first"):
-        responses.main(["--workdir", *workdirs, "--output", str(tmp_path / "no" / "x.png")])
-    with pytest.raises(door.UsageError, match="cannot draw .*x.bmp8"):
-        split = ["--split", "test[:8]"]
-        responses.main(["--workdir", workdirs[0], *split, "--output", str(tmp_path / "x.bmp8")])
-    with pytest.raises(door.UsageError, match="required: --workdir"):
-        responses.main([])

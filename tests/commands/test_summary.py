@@ -1,7 +1,4 @@
-import pytest
-
-from resnet_jax.commands import door, summary
-from resnet_jax.models import ModelError
+from resnet_jax.commands import summary
 
 
 def rows(capsys, *argv):
@@ -28,16 +25,3 @@ def test_another_size(capsys):
     heading, table = rows(capsys, "resnet18", "--image_size", "33")
     assert heading.endswith("33 x 33 x 3 images")
     assert " ".join(table["stage4"]).startswith("stage4 2 2 x 2 x 512")
-
-
-@pytest.mark.parametrize(
-    ("argv", "error", "message"),
-    [
-        (["resnet51"], ModelError, "did you mean 'resnet50'"),
-        (["resnet50", "--image_size", "0"], door.UsageError, "'0' is no whole number"),
-        ([], door.UsageError, "required: NAME; see python -m resnet_jax summary --help"),
-    ],
-)
-def test_bad_input(argv, error, message):
-    with pytest.raises(error, match=message):
-        summary.main(argv)

@@ -203,7 +203,7 @@ def test_a_huge_image_is_refused_before_memory_is_taken(encoding, decode):
     uniforms = np.full(23, 0.5)
     tracemalloc.start()
     try:
-        with pytest.raises(OSError, match="60000|3600000000"):
+        with pytest.raises(OSError, match="it has (60000x60000|more than the)"):
             transform(file, uniforms)
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
@@ -213,7 +213,7 @@ def test_a_huge_image_is_refused_before_memory_is_taken(encoding, decode):
 def test_the_limit_is_ours_whatever_pillows_is(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     side = int(MAX_PIXELS**0.5) + 1
-    with pytest.raises(OSError, match=f"claims {side}x{side} pixels, more than the {MAX_PIXELS}"):
+    with pytest.raises(OSError, match=f"has {side}x{side} pixels, more than the {MAX_PIXELS}"):
         open_image(claims(side, side, "png"))
 
 

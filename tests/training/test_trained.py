@@ -76,7 +76,7 @@ def test_a_configuration_of_an_older_version_has_the_defaults(run, tmp_path):
         ("{", "config.json is no run's configuration"),
         ("3", "config.json is no run's configuration"),
         ('{"a_new_key": 1}', "has the unknown key a_new_key; it needs a newer"),
-        ("{}", "holds no checkpoint yet"),
+        ('{"num_steps": 1}', "holds no checkpoint yet"),
     ],
 )
 def test_directories_of_no_run(tmp_path, text, message):

@@ -101,8 +101,7 @@ def _prepare_official(
     report: Report,
 ) -> tuple[Path, dict[str, int]]:
     recipe = RECIPES[dataset]
-    info = _official_info(dataset, root)
-    directory = _new_directory(root, dataset, str(info.version))
+    directory = _new_directory(root, dataset, _official_version(dataset))
     stamp = root / dataset / ".verified"
     if folder := _unpacked(dataset, source):
         splits, names = recipes.imagenet_folder(folder)
@@ -123,6 +122,8 @@ def _prepare_official(
                 f"split {split.name!r} of {dataset!r} would have {len(split)} images, not "
                 f"{expected}; complete the source, or give --unverified to prepare it as it is"
             )
+    # Not before all is well, for TFDS leaves a temporary folder behind.
+    info = _official_info(dataset, root)
     for feature, labels in names.items():
         info.features[feature].names = list(labels)
     write_dataset(splits, info, directory, identity, report)
@@ -158,9 +159,18 @@ def _prepare_folder(
 
 def _new_directory(root: Path, name: str, version: str) -> Path:
     directory = root / name / version
+    there = next(parent for parent in directory.parents if parent.exists())
+    if not there.is_dir():
+        raise DataError(f"{there} is no folder; give another --data_dir")
     if directory.exists():
         raise DataError(f"{directory} is there already; remove it to prepare it again")
     return directory
+
+
+def _official_version(dataset: str) -> str:
+    import tensorflow_datasets as tfds
+
+    return str(tfds.builder_cls(dataset).VERSION)
 
 
 def _official_info(dataset: str, root: Path) -> Any:
@@ -238,7 +248,6 @@ def _find(dataset: str, recipe: Recipe, source: str | os.PathLike[str] | None) -
 
 def _verify(recipe: Recipe, files: Mapping[str, Path], stamp: Path, report: Report) -> None:
     """Verifies archives, but none a second time after an interruption."""
-    stamp.parent.mkdir(parents=True, exist_ok=True)
     known = stamp.read_text().splitlines() if stamp.exists() else []
     for archive in recipe.archives:
         if archive.name not in files:
@@ -247,6 +256,7 @@ def _verify(recipe: Recipe, files: Mapping[str, Path], stamp: Path, report: Repo
         if state not in known:
             verify(archive, files[archive.name], report)
             known.append(state)
+            stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.write_text("\n".join(known) + "\n")
 
 

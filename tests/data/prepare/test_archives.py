@@ -167,10 +167,10 @@ def test_cut_archives_are_refused(tmp_path, name, kept):
     "content",
     [
         b"",
-        gzip.compress(b""),
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc"),
-        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01abcd"),
-        gzip.compress(b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+        gzip.compress(b"", mtime=0),
+        gzip.compress(b"\0\0\x08\x01\0\0\0\x05abc", mtime=0),
+        gzip.compress(b"\0\0\x0d\x01\0\0\0\x01abcd", mtime=0),
+        gzip.compress(b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", mtime=0),
         b"no gzip",
     ],
 )

@@ -1,0 +1,63 @@
+"""What a data set's own files may not ask TFDS to do: import code, or read other folders' files."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+_FEATURES = "tensorflow_datasets.core.features."
+
+
+def check_features(dataset: str, data_dir: str | None) -> None:
+    """Looks at what the features of a data set are said to be, before TFDS imports their modules.
+
+    Args:
+      dataset: TFDS's name, `name[/config][:version]`; all its configs and versions are looked at.
+      data_dir: the directory that holds data sets; TFDS's own if None.
+
+    Raises:
+      DataError: one of them is none of TFDS's own classes.
+    """
+    from tensorflow_datasets.core.utils import file_utils
+
+    name = dataset.partition(":")[0].partition("/")[0]
+    for directory in file_utils.list_data_dirs(given_data_dir=data_dir):
+        for path in Path(directory, name).rglob("features.json"):
+            try:
+                described = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, RecursionError):
+                continue  # TFDS reports it, if it is this one that is wanted.
+            for kind in _class_names(described):
+                if not kind.startswith(_FEATURES):
+                    raise DataError(
+                        f"{path} asks for the class {kind!r}, which is none of TFDS's and is not "
+                        "imported; prepare the data set again with TFDS's own features"
+                    )
+
+
+def check_files(builder: Any, dataset: str) -> None:
+    """Raises a `DataError` if a split of a TFDS builder has files outside the data set's folder."""
+    folder = os.path.abspath(builder.data_dir)
+    for split in builder.info.splits.values():
+        for path in split.filepaths:
+            if os.path.dirname(os.path.abspath(path)) != folder:
+                raise DataError(
+                    f"split {split.name!r} of {dataset!r} has a file outside of {folder}: {path}; "
+                    "prepare the data set again"
+                )
+
+
+def _class_names(described: Any) -> Iterator[str]:
+    """Every `pythonClassName` in a JSON object."""
+    if isinstance(described, dict):
+        for key, value in described.items():
+            if key in ("pythonClassName", "python_class_name"):
+                yield str(value)
+            else:
+                yield from _class_names(value)
+    elif isinstance(described, list):
+        for value in described:
+            yield from _class_names(value)
