@@ -1,0 +1,117 @@
+"""The page of CIFAR-10 results, from summaries made here; no training."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reproduce_cifar10.py"
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("reproduce_cifar10", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up.
+    monkeypatch.setitem(sys.modules, "reproduce_cifar10", module)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(module, "SUMMARIES", tmp_path / "results" / "cifar10")
+    return module
+
+
+def line(step, split, error):
+    return {"step": step, "split": split, "loss": 1.0, "top1_error": error}
+
+
+def write_summary(script, net, num_steps, seed, test_error):
+    script.SUMMARIES.mkdir(parents=True, exist_ok=True)
+    name = script.Run(net, num_steps, seed).name
+    summary = {
+        "net": net,
+        "num_steps": num_steps,
+        "seed": seed,
+        "training_error": 0.01,
+        "validation_error": 0.09,
+        "test_error": test_error,
+        "seconds": 600,
+        "device": "1 x cpu",
+        "responses": {"stem.conv": 1.0, "stage1.block1.conv1": 0.5},
+    }
+    (script.SUMMARIES / f"{name}.json").write_text(json.dumps(summary))
+    curve = [line(num_steps // 2, "train", 0.2), line(num_steps, "train[45000:]", test_error)]
+    text = "".join(json.dumps(record) + "\n" for record in curve)
+    (script.SUMMARIES / f"{name}.jsonl").write_text(text)
+
+
+def test_the_page(script, capsys):
+    write_summary(script, "resnet20", 64_000, 0, 0.0850)
+    write_summary(script, "resnet20", 64_000, 1, 0.0870)
+    write_summary(script, "plain56", 6_400, 0, 0.2)
+    write_summary(script, "plain20", 6_400, 0, 0.15)
+    script.report()
+    page = (script.RESULTS / "cifar10.md").read_text()
+    assert "| resnet20 | 8.75 | 8.60 ± 0.14 | 9.00 ± 0.00 | 1.00 ± 0.00 | 0, 1 | 10 |" in page
+    assert "schedule shortened by 10" in page
+    assert page.index("| resnet20 ") < page.index("| plain20 | 15.00 ") < page.index("| plain56 ")
+    assert "--nets plain20 plain56 --num_steps 6400" in page
+    for name in ("curves", "responses"):
+        for num_steps in (64000, 6400):
+            picture = f"cifar10-{name}-{num_steps}.png"
+            assert f"({picture})" in page and (script.RESULTS / picture).stat().st_size > 5_000
+
+
+def test_curves_are_thinned_without_a_change_of_their_mean(script):
+    training = [line(step, "train", step / 1000) for step in range(1, 1001)]
+    evaluations = [line(500, "train[45000:]", 0.5), line(1000, "train[45000:]", 0.4)]
+    thin = script.thinned(training + evaluations, points=100)
+    assert [record for record in thin if record["split"] != "train"] == evaluations
+    kept = [record for record in thin if record["split"] == "train"]
+    assert len(kept) == 100 and kept[-1]["step"] == 1000
+    mean = sum(record["top1_error"] for record in kept) / 100
+    assert mean == pytest.approx(sum(record["top1_error"] for record in training) / 1000)
+
+
+def test_seconds_are_those_of_the_training_lines(script):
+    records = [
+        {"split": "train", "step": 100, "seconds_per_step": 0.5},
+        {"split": "test", "step": 100},
+        {"split": "train", "step": 300, "seconds_per_step": 0.25},
+    ]
+    assert script.seconds_of(records) == 100
+
+
+def test_the_list_is_fitted_to_the_time(script, tmp_path, monkeypatch, capsys):
+    """Two minutes: a net of 20 layers takes one, one of 56 does not fit, another of 20 does."""
+    clock, trained = [0.0], []
+
+    def train(run, arguments, deadline):
+        trained.append(run)
+        clock[0] += 60
+        workdir = arguments.runs_dir / run.name
+        workdir.mkdir(parents=True)
+        record = line(run.num_steps, "train", 0.1) | {"seconds_per_step": 60 / run.num_steps}
+        (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        return True
+
+    monkeypatch.setattr(script.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(script, "train", train)
+    monkeypatch.setattr(script, "summarize", lambda run, arguments: None)
+    monkeypatch.setattr(script, "report", lambda: None)
+    command = ["reproduce_cifar10.py", "--data_dir", str(tmp_path), "--runs_dir", str(tmp_path)]
+    command += ["--nets", "resnet20", "plain56", "plain20", "--budget", "2", "--num_steps", "640"]
+    monkeypatch.setattr(sys, "argv", command)
+    script.main()
+    assert [run.net for run in trained] == ["resnet20", "plain20"]
+    assert "plain56-640-seed0: left out, it needs about 3 minutes" in capsys.readouterr().out
+
+
+def test_the_command_of_a_run(script, tmp_path):
+    arguments = script.argparse.Namespace(runs_dir=tmp_path, data_dir=Path("data"))
+    full = script.Run("resnet20", 64_000, 3).command(arguments)
+    assert full[-1] == "--config.seed=3" and f"--workdir={tmp_path}/resnet20-64000-seed3" in full
+    short = script.Run("plain56", 6_400, 0).command(arguments)
+    assert short[-2:] == ["--config.num_steps=6400", "--config.scale_schedule=True"]
