@@ -1,24 +1,22 @@
-"""Two-dimensional convolution: XLA's own, and forms of it that XLA runs faster on the CPU.
+"""Two-dimensional convolution: `lax.conv_general_dilated`, and on the CPU what is faster there.
 
-On accelerators there is `lax.conv_general_dilated` and nothing else. XLA's CPU back end has one
-kernel that comes near the processor's peak: a stride of one, many output channels, and long rows
-of channels to sum over. The functions below write gradients, and convolutions of few channels,
-as such convolutions. Values and gradients are those of the plain form up to rounding.
-
-What decides between forms was measured at float32 on an AVX-512 processor; a wrong guess costs
-time, never correctness.
+A convolution is linear in the image and in the kernel, so its inner product with an array `g`,
+`sum(g * conv(x, kernel))`, is linear in `x`, in `kernel` and in `g`. Its derivatives by the three
+are the input's gradient, the kernel's gradient, and the convolution itself. Each of these takes two
+of the three arrays, and is linear in both; the transpose of each is one of the others. So they are
+three primitives, and differentiation, forward, reverse and repeated, leads to no fourth one.
 """
 
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.interpreters import ad
 from jaxtyping import Array, Float
 
-from resnet_jax.models.fusion import apart
-
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+from resnet_jax.models import cpu_convolution
+from resnet_jax.models.primitives import primitive
 
 
 def conv2d(
@@ -28,20 +26,23 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
 ) -> Float[Array, "n h2 w2 o"]:
-    """Convolves, with a padding of `dilation * (k // 2)` on all sides.
-
-    On the CPU its derivative is taken in reverse mode alone (`jax.grad`, `jax.vjp`), since that is
-    what is fast there; `jax.jvp` of it is an error.
-    """
-    if jax.default_backend() == "cpu" and dilation == groups == 1:
-        if kernel.shape[0] == 1:
-            return _conv1x1(x, kernel, stride)
-        if kernel.shape[0] == 3:
-            return _conv3x3(x, kernel, stride)
-    return _plain(x, kernel, stride, dilation, groups)
+    """Convolves, with a padding of `dilation * (k // 2)` on all sides."""
+    if dilation != 1 or groups != 1:
+        return _plain(x, kernel, stride, None, dilation, groups)
+    x, kernel = _varying_as(x, kernel), _varying_as(kernel, x)
+    # What is lowered outside of a `jax.default_matmul_precision` keeps the precision of inside.
+    precision = jax.default_matmul_precision.value
+    return _convolution.bind(x, kernel, stride=stride, precision=precision)
 
 
-def _plain(x: Array, kernel: Array, stride: int, dilation: int = 1, groups: int = 1) -> Array:
+def _plain(
+    x: Array,
+    kernel: Array,
+    stride: int,
+    precision: str | None,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Array:
     padding = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
         x,
@@ -49,143 +50,61 @@ def _plain(x: Array, kernel: Array, stride: int, dilation: int = 1, groups: int 
         window_strides=(stride, stride),
         padding=[(padding, padding)] * 2,
         rhs_dilation=(dilation, dilation),
-        dimension_numbers=_DIMENSIONS,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
+        precision=precision,
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv1x1(x: Array, kernel: Array, stride: int) -> Array:
-    x = x[:, ::stride, ::stride]
-    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
+def _plain_input_gradient(g: Array, kernel: Array, size: tuple[int, int], **params: Any) -> Array:
+    x = jax.ShapeDtypeStruct((g.shape[0], *size, kernel.shape[2]), g.dtype)
+    return jax.linear_transpose(lambda x: _plain(x, kernel, **params), x)(g)[0]
 
 
-def _conv1x1_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _conv1x1(x, kernel, stride), (x, kernel)
+def _plain_kernel_gradient(g: Array, x: Array, size: int, **params: Any) -> Array:
+    kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], g.shape[-1]), g.dtype)
+    return jax.linear_transpose(lambda kernel: _plain(x, kernel, **params), kernel)(g)[0]
 
 
-def _conv1x1_bwd(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    n, h, w, channels = x.shape
-    features = g.shape[-1]
-    rows = g.reshape(-1, features)
-    x_gradient = (rows @ _transposed(kernel[0, 0])).reshape(*g.shape[:3], channels)
-    between = [
-        (0, size - (pixels - 1) * stride - 1, stride - 1)
-        for size, pixels in zip((h, w), g.shape[1:3], strict=True)
-    ]
-    x_gradient = lax.pad(x_gradient, jnp.zeros((), g.dtype), [(0, 0, 0), *between, (0, 0, 0)])
-    x_rows = x[:, ::stride, ::stride].reshape(-1, channels)
-    if channels <= features:
-        kernel_gradient = _transposed(x_rows) @ rows
-    else:
-        kernel_gradient = _transposed(apart(lambda rows: rows.T, rows) @ x_rows)
-    return _summed_like(x, x_gradient), _summed_like(kernel, kernel_gradient[None, None])
+_convolution = primitive("convolution", _plain, cpu_convolution.convolve)
+_input_gradient = primitive(
+    "convolution_input_gradient", _plain_input_gradient, cpu_convolution.input_gradient
+)
+_kernel_gradient = primitive(
+    "convolution_kernel_gradient", _plain_kernel_gradient, cpu_convolution.kernel_gradient
+)
 
 
-_conv1x1.defvjp(_conv1x1_fwd, _conv1x1_bwd)
+def _to_g(x: Array, kernel: Array, size: Any = None, **params: Any) -> Array:
+    return _convolution.bind(x, kernel, **params)
 
 
-def _transposed(matrix: Array) -> Array:
-    """Transposes in memory: XLA's fast matrix product takes no other order of its operands."""
-    return lax.optimization_barrier(lax.optimization_barrier(matrix).T)
+def _to_x(g: Array, x: Any, kernel: Array, size: Any = None, **params: Any) -> Array:
+    return _input_gradient.bind(g, kernel, size=x.aval.shape[1:3], **params)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv3x3(x: Array, kernel: Array, stride: int) -> Array:
-    if stride == 1 and max(kernel.shape[2:]) <= 16:
-        return _conv_of_pixel_groups(x, kernel, 4 if kernel.shape[2] <= 4 else 2)
-    return _plain(x, kernel, stride)
+def _to_kernel(g: Array, x: Array, kernel: Any, size: Any = None, **params: Any) -> Array:
+    return _kernel_gradient.bind(g, x, size=kernel.aval.shape[0], **params)
 
 
-def _conv3x3_fwd(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _conv3x3(x, kernel, stride), (x, kernel)
+# A rule gets the cotangent, then both arguments, of which the one that is sought has a shape alone.
+ad.defbilinear(_convolution, _to_x, _to_kernel)
+ad.defbilinear(
+    _input_gradient,
+    lambda x, g, kernel, **params: _to_g(x, kernel, **params),
+    lambda x, g, kernel, **params: _to_kernel(g, x, kernel, **params),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda kernel, g, x, **params: _to_g(x, kernel, **params),
+    lambda kernel, g, x, **params: _to_x(g, x, kernel, **params),
+)
 
 
-def _conv3x3_bwd(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = residuals
-    x_gradient = _input_gradient(g, x, kernel, stride)
-    kernel_gradient = _kernel_gradient(g, x, kernel, stride)
-    return _summed_like(x, x_gradient), _summed_like(kernel, kernel_gradient)
+def _varying_as(x: Array, other: Array) -> Array:
+    """Marks x, inside a `shard_map`, as differing between devices wherever `other` does.
 
-
-_conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd)
-
-
-def _summed_like(primal: Array, gradient: Array) -> Array:
-    """Sums a gradient over the devices of a `shard_map` that hold the same primal value.
-
-    Which these are only JAX knows: it sums where an addition made the value differ.
+    In reverse this sums the gradient of what the devices share. Where that is only JAX knows: a sum
+    of the two would be marked, and the derivative of a sum is the mark alone.
     """
-    return jax.vjp(lambda primal: primal + gradient, primal)[1](gradient)[0]
-
-
-def _input_gradient(g: Array, x: Array, kernel: Array, stride: int) -> Array:
-    if stride == 1:
-        return _conv3x3(g, apart(lambda kernel: kernel.swapaxes(2, 3), kernel)[::-1, ::-1], 1)
-    return jax.vjp(lambda x: _plain(x, kernel, stride), x)[1](g)[0]
-
-
-def _kernel_gradient(g: Array, x: Array, kernel: Array, stride: int) -> Array:
-    few_channels = x.shape[-1] < 16
-    if stride == 1 and x.shape[0] >= 64 and not few_channels:
-        return _kernel_gradient_over_batch(g, x)
-    if (stride == 2 or x.shape[-1] >= 128) and not few_channels:
-        return _kernel_gradient_by_taps(g, x, stride)
-    return jax.vjp(lambda kernel: _plain(x, kernel, stride), kernel)[1](g)[0]
-
-
-def _conv_of_pixel_groups(x: Array, kernel: Array, size: int) -> Array:
-    """3x3 convolution that computes `size` neighbouring pixels of the output as one.
-
-    It has `size` times the output channels, for kernels so few of which XLA's fast path leaves
-    alone or wastes its registers, at the price of multiplications by zero.
-    """
-    n, h, w, _ = x.shape
-    features = kernel.shape[-1]
-    if w % size:
-        return _plain(x, kernel, 1)
-    # Pixel i of a group sees the columns i, i + 1 and i + 2 of the group's window.
-    columns = [((0, 0), (i, size - 1 - i), (0, 0), (0, 0)) for i in range(size)]
-    y = lax.conv_general_dilated(
-        x,
-        jnp.concatenate([jnp.pad(kernel, column) for column in columns], axis=-1),
-        window_strides=(1, size),
-        padding=[(1, 1), (1, 1)],
-        dimension_numbers=_DIMENSIONS,
-    )
-    return y.reshape(n, h, w, features)
-
-
-def _kernel_gradient_over_batch(g: Array, x: Array) -> Array:
-    """Gradient by a 3x3 kernel of stride one, as a convolution whose channels are the batch.
-
-    Its rows are the columns of the image with their channels, w * c long, and its window takes
-    every c-th entry of a row: the 3c places where it fits are the kernel's columns and channels.
-    """
-    n, h, w, channels = x.shape
-    # As g is an argument, x is not transposed, and kept twice, before the backward pass.
-    rows = apart(lambda x, g: x.transpose(1, 2, 3, 0).reshape(1, h, w * channels, n), x, g)
-    y = lax.conv_general_dilated(
-        rows,
-        g.transpose(1, 2, 0, 3),
-        window_strides=(1, 1),
-        padding=[(1, 1), (channels, channels)],
-        rhs_dilation=(1, channels),
-        dimension_numbers=_DIMENSIONS,
-    )
-    return y.reshape(3, 3, channels, g.shape[-1])
-
-
-def _kernel_gradient_by_taps(g: Array, x: Array, stride: int) -> Array:
-    """Gradient by a 3x3 kernel, as a matrix product for each of its nine taps."""
-    h, w, features = g.shape[1:]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    g_transposed = apart(lambda g: g.reshape(-1, features).T, g)
-    taps = [
-        padded[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride]
-        for i in range(3)
-        for j in range(3)
-    ]
-    products = jnp.stack([g_transposed @ tap.reshape(-1, x.shape[-1]) for tap in taps])
-    return products.reshape(3, 3, features, x.shape[-1]).swapaxes(2, 3)
+    return jax.jvp(lambda x: x + jnp.sum(other), (x,), (x,))[1]

@@ -1,15 +1,18 @@
-"""Max pooling: XLA's own, and on the CPU a form with a fast gradient."""
+"""Max pooling: `flax.linen.max_pool`, and on the CPU a form with a fast gradient."""
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.interpreters import ad
 from jaxtyping import Array, Float, UInt8
 
 from resnet_jax.models.fusion import apart
+from resnet_jax.models.primitives import primitive
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
@@ -18,50 +21,72 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
     The padding never wins, whatever the sign of the input. Where several elements of a window are
     the greatest, the first one takes the gradient.
     """
-    return _plain(x) if jax.default_backend() != "cpu" else _max_pool(x)
+    return _max_pool.bind(x)
 
 
 def _plain(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
-@jax.custom_vjp
-def _max_pool(x: Array) -> Array:
-    return _plain(x)
+def _plain_tangent(x_dot: Array, x: Array, _: Array) -> Array:
+    return jax.jvp(_plain, (x,), (x_dot,))[1]
 
 
-def _max_pool_fwd(x: Array) -> tuple[Array, tuple[Array, Array]]:
-    y = apart(lambda x: reduce(jnp.maximum, _taps(x)), x)
-    return y, (apart(_first_greatest, x, y), x)
+def _plain_gradient(g: Array, x: Array, _: Array) -> Array:
+    return jax.vjp(_plain, x)[1](g)[0]
 
 
-def _max_pool_bwd(residuals: tuple[Array, Array], g: Array) -> tuple[Array]:
-    winners, x = residuals
-    return (apart(_scatter, g, winners)[:, : x.shape[1], : x.shape[2]],)
+def _max_pool_on_cpu(x: Array) -> Array:
+    return apart(lambda x: reduce(jnp.maximum, _taps(x, -jnp.inf)), x)
 
 
-_max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+def _tangent_on_cpu(x_dot: Array, x: Array, y: Array) -> Array:
+    winners = _first_greatest(x, y)
+    taps = enumerate(_taps(x_dot, 0.0))
+    return reduce(jnp.add, [jnp.where(winners == place, tap, 0) for place, tap in taps])
 
 
-def _taps(x: Array) -> list[Array]:
+def _gradient_on_cpu(g: Array, x: Array, y: Array) -> Array:
+    winners = apart(_first_greatest, x, y, g)
+    return apart(_scatter, g, winners)[:, : x.shape[1], : x.shape[2]]
+
+
+# The second and the third are linear in their first argument, and each the transpose of the other.
+_max_pool = primitive("max_pool", _plain, _max_pool_on_cpu)
+_tangent = primitive("max_pool_tangent", _plain_tangent, _tangent_on_cpu)
+_gradient = primitive("max_pool_gradient", _plain_gradient, _gradient_on_cpu)
+
+
+def _linear_in_first(operation: Any, transposed: Any) -> None:
+    ad.defjvp(operation, lambda a_dot, a, x, y: operation.bind(a_dot, x, y), None, None)
+    ad.primitive_transposes[operation] = lambda b, a, x, y: [transposed.bind(b, x, y), None, None]
+
+
+ad.defjvp2(_max_pool, lambda x_dot, y, x: _tangent.bind(x_dot, x, y))
+_linear_in_first(_tangent, _gradient)
+_linear_in_first(_gradient, _tangent)
+
+
+def _taps(x: Array, padding: float) -> list[Array]:
     """Returns, for each of the nine places in a window, that element of every window."""
     n, h, w, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
+    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=padding)
     x = x.reshape(n, (h + 1) // 2, 2, (w + 1) // 2, 2, channels)
-    return [tap for row in _triples(x, axis=1) for tap in _triples(row, axis=2)]
+    rows = _triples(x, axis=1, padding=padding)
+    return [tap for row in rows for tap in _triples(row, axis=2, padding=padding)]
 
 
-def _triples(x: Array, axis: int) -> tuple[Array, Array, Array]:
+def _triples(x: Array, axis: int, padding: float) -> tuple[Array, Array, Array]:
     """Returns the elements 2i - 1, 2i and 2i + 1 of an axis that is split into pairs."""
     even, odd = (lax.index_in_dim(x, i, axis + 1, keepdims=False) for i in (0, 1))
     before = lax.slice_in_dim(odd, 0, odd.shape[axis] - 1, axis=axis)
-    return _padded(before, axis, (1, 0), -jnp.inf), even, odd
+    return _padded(before, axis, (1, 0), padding), even, odd
 
 
-def _first_greatest(x: Array, y: Array) -> UInt8[Array, "n h2 w2 c"]:
+def _first_greatest(x: Array, y: Array, *_: Array) -> UInt8[Array, "n h2 w2 c"]:
     """Returns the first place, of nine, where each window has its maximum y."""
     winners = jnp.full(y.shape, 8, jnp.uint8)
-    for place, tap in reversed(list(enumerate(_taps(x)))):
+    for place, tap in reversed(list(enumerate(_taps(x, -jnp.inf)))):
         winners = jnp.where(tap == y, jnp.uint8(place), winners)
     return winners
 

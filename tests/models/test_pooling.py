@@ -1,10 +1,14 @@
 """The max pool and its gradient against PyTorch."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
+from jax import lax
 from torch.nn import functional as F
 
 from resnet_jax.models import max_pool
@@ -32,3 +36,37 @@ def test_value_and_gradient_equal_torch(size, dtype):
     expected_y, expected_gradient = torch_value_and_gradient(x, cotangent)
     np.testing.assert_array_equal(y, expected_y)
     np.testing.assert_allclose(gradient, expected_gradient, 1e-6)
+
+
+def test_forward_mode_and_second_derivatives():
+    def expected(x):
+        return lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        )
+
+    x, x_dot = np.random.default_rng(1).normal(size=(2, 2, 5, 6, 3)).astype(np.float32)
+
+    def derivatives(pool):
+        def gradient(x):
+            return jax.grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
+
+        return [jax.jvp(f, (x,), (x_dot,)) for f in (pool, gradient)], jax.vmap(gradient)(x[None])
+
+    ours, plain = (
+        jax.tree.leaves(jax.jit(derivatives, static_argnums=0)(f)) for f in (max_pool, expected)
+    )
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, 1e-6, 1e-6)
+
+
+def test_accelerators_run_the_plain_pool():
+    def program(pool):
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(pool(x) ** 2)))
+        exported = jax.export.export(gradient, platforms=["cuda"])(jnp.ones((2, 5, 6, 3)))
+        return re.findall(r"stablehlo\.\w+", exported.mlir_module())
+
+    def plain(x):
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    assert "stablehlo.select_and_scatter" in program(max_pool)
+    assert program(max_pool) == program(plain)
