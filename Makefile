@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test lint format typecheck clean
+.PHONY: help demo install test bench lint format typecheck clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,9 @@ install: $(VENV)/.installed ## Make .venv and install the package in it
 
 test: $(VENV)/.installed-test ## Run all tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+bench: $(VENV)/.installed-test ## Measure against the peers; results in benchmarks/results
+	@$(BIN)/python benchmarks/run.py
 
 lint: $(VENV)/.installed-dev ## Check style with ruff
 	@$(BIN)/ruff check

@@ -123,4 +123,5 @@ def test_make_refuses_an_old_python_in_one_line(clone):
 def test_make_help_names_every_target():
     done, _ = make(ROOT, "help")
     names = {line.split()[0] for line in done.stdout.splitlines()}
-    assert names == {"help", "demo", "install", "test", "lint", "format", "typecheck", "clean"}
+    targets = {"help", "demo", "install", "test", "bench", "lint", "format", "typecheck", "clean"}
+    assert names == targets

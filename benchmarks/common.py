@@ -1,0 +1,147 @@
+"""What the benchmarks share: contestants in turn, ratios with their spread, the record of a run."""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+
+class Seconds(NamedTuple):
+    """What a run took, by the clock and, where it is known, of processor time on all cores."""
+
+    clock: float
+    processor: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as a peer, from measurements taken in turn.
+
+    Attributes:
+        name: what was compared, such as `train_step/resnet50/flax`; the same in every run.
+        ours: median of our seconds by the clock.
+        peer: median of the peer's.
+        ratio: median over the rounds of the peer's seconds by ours; more is better for us.
+        low: the least of them.
+        high: the greatest.
+        processor: the median ratio of processor time, which other work on the machine disturbs
+            less; None where it was not measured. A peer whose threads wait busily has more of it.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    ratio: float
+    low: float
+    high: float
+    processor: float | None
+
+
+def compare(name: str, ours: Sequence[Seconds], peer: Sequence[Seconds]) -> Ratio:
+    """Returns the ratio of two contestants' times, round by round."""
+    rounds = list(zip(ours, peer, strict=True))
+    ratios = [b.clock / a.clock for a, b in rounds]
+    processor = [b.processor / a.processor for a, b in rounds if a.processor and b.processor]
+    return Ratio(
+        name,
+        statistics.median(a.clock for a in ours),
+        statistics.median(b.clock for b in peer),
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        statistics.median(processor) if processor else None,
+    )
+
+
+def in_turn(
+    contestants: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[Seconds]]:
+    """Returns what each contestant took in every round, after two that do not count."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in contestants}
+    for counted in range(-2, rounds):
+        for name, run in contestants.items():
+            clock, processor = time.perf_counter(), time.process_time()
+            run()
+            taken = Seconds(time.perf_counter() - clock, time.process_time() - processor)
+            if counted >= 0:
+                seconds[name].append(taken)
+    return seconds
+
+
+def machine() -> dict[str, str | int]:
+    """Returns what the figures depend on: processor, accelerator, versions."""
+    import flax
+    import jax
+
+    model = platform.processor() or platform.machine()
+    try:
+        if found := re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()):
+            model = found[1]
+    except OSError:
+        pass
+    return {
+        "processor": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+    }
+
+
+def report(ratios: Sequence[Ratio], missing: Sequence[str], path: str | None) -> None:
+    """Prints a table, and writes the same as JSON where `path` names a file."""
+    print(table(ratios, missing), flush=True)
+    if path:
+        write(path, ratios, missing, {})
+
+
+def write(
+    path: str | Path,
+    ratios: Sequence[Ratio],
+    missing: Sequence[str],
+    machine: Mapping[str, str | int],
+) -> None:
+    """Writes a result file."""
+    content = {
+        "machine": dict(machine),
+        "ratios": [dataclasses.asdict(ratio) for ratio in ratios],
+        "not measured here": list(missing),
+    }
+    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def table(ratios: Sequence[Ratio], missing: Sequence[str]) -> str:
+    """Returns ratios, and what was not measured, as a Markdown table."""
+    lines = ["| | ours | peer | ratio | spread | ratio of processor time |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    for ratio in ratios:
+        lines.append(
+            f"| {ratio.name} | {_shown(ratio.ours)} | {_shown(ratio.peer)} | {ratio.ratio:.2f} | "
+            f"{ratio.low:.2f} to {ratio.high:.2f} | "
+            + (f"{ratio.processor:.2f} |" if ratio.processor else "|")
+        )
+    return "\n".join(lines + [f"| {name} | not measured here | | | | |" for name in missing])
+
+
+def arguments(description: str | None, **defaults: int) -> argparse.Namespace:
+    """Parses `--json FILE` and a whole number for each of `defaults`."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--json", metavar="FILE", help="write the ratios there as well")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    return parser.parse_args()
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"

@@ -1,0 +1,74 @@
+"""Inference with folded batch normalisation, against the plain Flax twin and PyTorch, in turn.
+
+    python benchmarks/inference.py [--rounds N] [--json FILE]
+
+On the CPU in float32, batch 16; on a GPU in bfloat16, batches of 1, 32 and 256, PyTorch compiled.
+"""
+
+from collections.abc import Callable
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax_peer import flax_peer
+from train_step import random_batch
+
+from resnet_jax import create_model, fold_batch_norm
+from resnet_jax.parallel import keep_freed_memory
+
+# Name, batch size, platform.
+CASES = [
+    ("resnet50", 16, "cpu"),
+    ("resnet50", 1, "gpu"),
+    ("resnet50", 32, "gpu"),
+    ("resnet50", 256, "gpu"),
+]
+
+
+def jax_inference(model: nn.Module, images: np.ndarray, fold: bool) -> Callable[[], object]:
+    """Returns a forward pass; a call does one and waits for it."""
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
+    if fold:
+        model, variables = fold_batch_norm(model, variables)
+    forward = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+    variables, x = jax.device_put(variables), jnp.asarray(images)
+    return lambda: forward(variables, x).block_until_ready()
+
+
+def main() -> None:
+    """Measures every case that this machine is for."""
+    arguments = common.arguments(__doc__, rounds=15)
+    here = jax.default_backend()
+    ratios, missing = [], []
+    for name, batch_size, platform in CASES:
+        case = f"inference/{name}/batch {batch_size}"
+        if here != platform:
+            missing.append(f"{case}, {platform}")
+            continue
+        images, _, num_classes = random_batch(name, batch_size)
+        dtype = jnp.bfloat16 if here == "gpu" else None
+        contestants: dict[str, Callable[[], object]] = {
+            "ours": jax_inference(create_model(name, num_classes, dtype=dtype), images, fold=True),
+            "flax": jax_inference(
+                flax_peer(name, num_classes, dtype or jnp.float32), images, fold=False
+            ),
+        }
+        try:
+            from torch_peer import torch_inference
+
+            contestants["torch"] = torch_inference(name, images, num_classes)
+        except ImportError:
+            missing.append(f"{case}/torch (not installed)")
+        seconds = common.in_turn(contestants, arguments.rounds)
+        ours = seconds.pop("ours")
+        ratios += [
+            common.compare(f"{case}/{peer}", ours, theirs) for peer, theirs in seconds.items()
+        ]
+    common.report(ratios, missing, arguments.json)
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()

@@ -1,0 +1,74 @@
+"""The PyTorch peer: torchvision's model, or where it cannot be imported the tests' twin of it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import common  # noqa: F401  (it puts the root, and so tests/, on the path)
+import numpy as np
+import torch
+from torch import nn
+
+
+def torch_model(name: str, num_classes: int) -> tuple[nn.Module, str]:
+    """Returns the model of our name, and whose it is: torchvision's has no CIFAR nets."""
+    threads = torch.get_num_threads()
+    try:
+        import torchvision
+
+        model, whose = torchvision.models.get_model(name, num_classes=num_classes), "torchvision"
+    except (ImportError, RuntimeError, ValueError):
+        from tests.torch_twins import make_twin
+
+        model, whose = make_twin(name, num_classes), "twin in tests/torch_twins.py"
+        torch.set_num_threads(threads)  # The twins' file sets one, for the tests.
+    return model.to(memory_format=torch.channels_last, device=device()), whose
+
+
+def device() -> str:
+    """Returns the first GPU, or the processor."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _on_device(images: np.ndarray) -> torch.Tensor:
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return images.to(device()).to(memory_format=torch.channels_last)
+
+
+def _faster_forms(model: nn.Module) -> nn.Module:
+    """Compiles the model where that helps: on a GPU."""
+    return torch.compile(model) if device() == "cuda" else model  # type: ignore[return-value]
+
+
+def _autocast() -> Any:
+    return torch.autocast("cuda", torch.bfloat16, enabled=device() == "cuda")
+
+
+def torch_training(
+    name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Callable[[], float]:
+    """Returns a training step of SGD; a call does one and returns the loss."""
+    model = _faster_forms(torch_model(name, num_classes)[0].train())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4)
+    x, y = _on_device(images), torch.from_numpy(labels).long().to(device())
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with _autocast():
+            loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def torch_inference(name: str, images: np.ndarray, num_classes: int) -> Callable[[], object]:
+    """Returns a forward pass in evaluation mode; a call does one and waits for it."""
+    model = _faster_forms(torch_model(name, num_classes)[0].eval())
+    x = _on_device(images)
+
+    def forward() -> object:
+        with torch.inference_mode(), _autocast():
+            return model(x).float().cpu()
+
+    return forward

@@ -1,0 +1,114 @@
+"""A training step, ours against the plain Flax twin and PyTorch, in one process and in turn.
+
+    python benchmarks/train_step.py [--rounds N] [--json FILE]
+
+Forward, backward and SGD with momentum and weight decay, on the same batch again and again: on the
+CPU in float32, on a GPU in bfloat16 (images that are there already, PyTorch compiled). All have the
+allocator's setting that `train.py` makes. On a GPU the peak of memory is printed, with `remat` too.
+"""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax_peer import flax_peer
+
+from resnet_jax import create_model
+from resnet_jax.parallel import keep_freed_memory
+
+# Name, batch size, platforms.
+CASES = [
+    ("resnet20_cifar", 128, ("cpu", "gpu")),
+    ("resnet18", 16, ("cpu",)),
+    ("resnet50", 16, ("cpu",)),
+    ("resnet50", 256, ("gpu",)),
+]
+
+
+def random_batch(name: str, batch_size: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns images, labels, and the number of classes."""
+    size, num_classes = (32, 10) if name.endswith("_cifar") else (224, 1000)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((batch_size, size, size, 3), np.float32)
+    return images, rng.integers(0, num_classes, batch_size, np.int32), num_classes
+
+
+def jax_training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+    """Returns a training step; a call does one and returns the loss."""
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
+    optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9))
+    state = [variables, optimizer.init(variables["params"])]
+
+    def train_step(variables: Any, momenta: Any, x: jax.Array, y: jax.Array) -> Any:
+        def loss_fn(params: Any) -> Any:
+            logits, updates = model.apply(
+                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return jnp.mean(losses), updates
+
+        (loss, updates), grads = jax.value_and_grad(loss_fn, has_aux=True)(variables["params"])
+        changes, momenta = optimizer.update(grads, momenta, variables["params"])
+        return (
+            {"params": optax.apply_updates(variables["params"], changes), **updates},
+            momenta,
+            loss,
+        )
+
+    x, y = jnp.asarray(images), jnp.asarray(labels)
+    compiled = jax.jit(train_step, donate_argnums=(0, 1)).lower(*state, x, y).compile()
+
+    def step() -> float:
+        *state[:], loss = compiled(*state, x, y)
+        return float(loss)
+
+    return step
+
+
+def main() -> None:
+    """Measures every case that this machine is for."""
+    arguments = common.arguments(__doc__, rounds=7)
+    here = jax.default_backend()
+    ratios, missing = [], []
+    for name, batch_size, platforms in CASES:
+        case = f"train_step/{name}/batch {batch_size}"
+        if here not in platforms:
+            missing.append(f"{case}, {platforms[0]}")
+            continue
+        images, labels, num_classes = random_batch(name, batch_size)
+        dtype = jnp.bfloat16 if here == "gpu" else None
+        contestants: dict[str, Callable[[], object]] = {
+            "ours": jax_training(create_model(name, num_classes, dtype=dtype), images, labels),
+            "flax": jax_training(
+                flax_peer(name, num_classes, dtype or jnp.float32), images, labels
+            ),
+        }
+        try:
+            from torch_peer import torch_training
+
+            contestants["torch"] = torch_training(name, images, labels, num_classes)
+        except ImportError:
+            missing.append(f"{case}/torch (not installed)")
+        seconds = common.in_turn(contestants, arguments.rounds)
+        ours = seconds.pop("ours")
+        ratios += [
+            common.compare(f"{case}/{peer}", ours, theirs) for peer, theirs in seconds.items()
+        ]
+        del contestants
+        gc.collect()
+        if here == "gpu" and (statistics := jax.devices()[0].memory_stats()):
+            print(
+                f"{case}: peak of memory so far {statistics['peak_bytes_in_use'] / 2**30:.1f} GiB"
+            )
+    common.report(ratios, missing, arguments.json)
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()

@@ -1,0 +1,64 @@
+"""Ratios and their record, and the peer that they are taken against."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resnet_jax import create_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts():
+    """The benchmarks import each other as scripts do: from their own folder."""
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+def test_ratio_is_taken_round_by_round():
+    import common
+
+    ours = [common.Seconds(1, 2), common.Seconds(2, 2), common.Seconds(4, 2)]
+    peer = [common.Seconds(3, 8), common.Seconds(4, 6), common.Seconds(4, 2)]
+    ratio = common.compare("a/b", ours, peer)
+    assert (ratio.ratio, ratio.low, ratio.high, ratio.processor) == (2, 1, 3, 3)
+    assert (ratio.ours, ratio.peer) == (2, 4)
+
+
+def test_rounds_are_in_turn_after_two_to_warm_up():
+    import common
+
+    order = []
+    seconds = common.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b"] * 5
+    assert [len(rounds) for rounds in seconds.values()] == [3, 3]
+
+
+def test_what_was_not_measured_is_in_the_table_and_the_file(tmp_path, capsys):
+    import common
+
+    ratio = common.compare("a/b", [common.Seconds(0.5)], [common.Seconds(1.5)])
+    common.report([ratio], ["c/d, gpu"], str(tmp_path / "found.json"))
+    printed = capsys.readouterr().out
+    assert "| a/b | 500.0 ms | 1.50 s | 3.00 | 3.00 to 3.00 | |" in printed
+    assert "| c/d, gpu | not measured here |" in printed
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert common.Ratio(**found["ratios"][0]) == ratio
+    assert found["not measured here"] == ["c/d, gpu"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet20_cifar"])
+def test_the_flax_peer_is_the_same_network(name):
+    from flax_peer import flax_peer
+
+    def parameters(model):
+        x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+        return sorted(leaf.shape for leaf in jax.tree.leaves(variables))
+
+    assert parameters(flax_peer(name, 7)) == parameters(create_model(name, 7))
