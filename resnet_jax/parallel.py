@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
@@ -63,6 +64,17 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a copy of every array of `tree`, equal on all hosts, on every device of `mesh`."""
     # By way of the host: a local device's array, put on several hosts' devices, cannot be saved.
     return jax.device_put(jax.device_get(tree), replicated(mesh))
+
+
+def from_first_host(text: str) -> str:
+    """Returns the first host's `text`, of at most 400 bytes, on all hosts."""
+    if jax.process_count() == 1:
+        return text
+    padded = np.zeros(400, np.uint8)
+    encoded = np.frombuffer(text.encode()[: padded.size], np.uint8)
+    padded[: encoded.size] = encoded
+    received = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+    return received.tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
 def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,5 +1,6 @@
 """Checkpoints through Orbax: the whole state, the data's position and the last evaluation."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from .config import ConfigError
+from .digest import MARK, find_damage, find_steps, write_sums
 from .state import TrainState
 
 METRIC = "top1_error"
@@ -18,12 +20,13 @@ class Checkpoints:
     """The checkpoints of a work directory, `checkpoints/STEP/`.
 
     Kept are the newest `keep` and the one with the lowest evaluation error. Each is written under
-    another name and renamed when it is complete.
+    another name, gets the digests of its files and is renamed.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
         """Opens the checkpoints in `directory` (absolute), which is made if it is not there."""
         policies = checkpoint_managers
+        self._directory, self._saving = directory, 0
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
@@ -43,6 +46,8 @@ class Checkpoints:
                 best_fn=lambda metrics: metrics[METRIC],
                 best_mode="min",
                 cleanup_tmp_directories=True,
+                # Called on the first host when all files are there, before the renaming.
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
             ),
         )
 
@@ -67,11 +72,13 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        self._manager.wait_until_finished()
+        self._saving = step
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data_position),
+                data=ocp.args.JsonSave(data_position | MARK),
             ),
             metrics=metrics,
         )
@@ -92,6 +99,10 @@ class Checkpoints:
         )
         return restored.state, restored.data
 
+    def _write_sums(self) -> None:
+        (unfinished,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+        write_sums(unfinished)
+
     def close(self) -> None:
         """Waits for the last checkpoint to be complete."""
         self._manager.close()
@@ -103,21 +114,45 @@ class Checkpoints:
         self.close()
 
 
-def read_variables(directory: Path, step: int | None = None) -> dict[str, Any]:
-    """Returns what a checkpoint would be evaluated with: `{"params", "batch_stats"}`, on the host.
+def set_damaged_aside(directory: Path) -> list[str]:
+    """Renames damaged checkpoints to `STEP.damaged`, so that the newest good one is the newest.
 
     Args:
       directory: a work directory's `checkpoints`.
-      step: which; the newest if not given.
+
+    Returns:
+      A line for each, which says what is wrong with it.
 
     Raises:
-      ConfigError: there is none.
+      ConfigError: there is no good one; all are left as they are.
+      OSError: one cannot be renamed.
     """
-    steps = sorted(int(path.name) for path in directory.glob("[0-9]*") if path.name.isdecimal())
-    if not steps or (step is not None and step not in steps):
-        which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        raise ConfigError(f"{directory} holds {which}; give a work directory of train.py")
-    path = directory / str(steps[-1] if step is None else step) / "state"
-    state = ocp.StandardCheckpointer().restore(path.absolute())
-    average = state.get("average")
-    return average or {"params": state["params"], "batch_stats": state["batch_stats"]}
+    steps = find_steps(directory)
+    damage = {step: text for step in steps if (text := find_damage(directory / str(step)))}
+    good = [step for step in steps if step not in damage]
+    if damage and not good:
+        raise no_good_one(directory, damage)
+    lines = []
+    for step, text in damage.items():
+        aside = _free_name(directory / f"{step}.damaged")
+        (directory / str(step)).rename(aside)
+        lines.append(
+            f"checkpoint {step} is damaged ({text}): it is now {aside.name}; the newest good one "
+            f"is {good[-1]}"
+        )
+    return lines
+
+
+def no_good_one(directory: Path, damage: dict[int, str]) -> ConfigError:
+    """Returns the error that says that all checkpoints are damaged, and what the newest has."""
+    newest = max(damage)
+    return ConfigError(
+        f"all checkpoints in {directory} are damaged: {newest} ({damage[newest]})"
+        + "".join(f", {step}" for step in sorted(damage, reverse=True)[1:4])
+        + "; nothing was changed; put a copy back, or choose another --workdir"
+    )
+
+
+def _free_name(path: Path) -> Path:
+    names = itertools.chain([path], (path.with_name(f"{path.name}{n}") for n in itertools.count(2)))
+    return next(name for name in names if not name.exists())

@@ -6,6 +6,7 @@ Unlike the trainer's own restoring, this needs neither the data nor the optimise
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import orbax.checkpoint as ocp
 from .. import data
 from ..evaluation import Network
 from ..models import create_model
+from .checkpoint import no_good_one
 from .config import KEYS, ConfigError, TrainConfig, checked
+from .digest import find_damage, find_steps
 from .records import read_metrics
 
 
@@ -46,13 +49,17 @@ class TrainedRun:
 def open_run(workdir: str | os.PathLike[str], checkpoint: str = "latest") -> TrainedRun:
     """Opens a work directory of `train.py`; it may belong to a run that is still going on.
 
+    Nothing is read of a checkpoint whose digests do not hold. Where that is the newest, a line on
+    standard error says so, and the newest good one is opened.
+
     Args:
       workdir: its path.
       checkpoint: `"latest"`; `"best"`, the one with the lowest error in the run's own evaluations;
         or a number of steps.
 
     Raises:
-      ConfigError: there is no such run or checkpoint; the message names those there are.
+      ConfigError: there is no such run or checkpoint, the message names those there are; or it is
+        damaged.
     """
     workdir = Path(workdir).expanduser()
     config = read_config(workdir)
@@ -97,13 +104,34 @@ def read_config(workdir: Path) -> TrainConfig:
 
 
 def _find_step(workdir: Path, config: TrainConfig, checkpoint: str) -> int:
-    # A checkpoint has another name until it is complete.
-    names = (path.name for path in (workdir / "checkpoints").glob("*"))
-    steps = sorted(int(name) for name in names if name.isdecimal())
+    steps = find_steps(workdir / "checkpoints")
     if not steps:
         raise ConfigError(f"{workdir} holds no checkpoint yet; wait for the first one")
     if checkpoint == "latest":
-        return steps[-1]
+        return _newest_good(workdir / "checkpoints", steps)
+    step = _named_step(workdir, config, checkpoint, steps)
+    if damage := find_damage(workdir / "checkpoints" / str(step)):
+        raise ConfigError(f"checkpoint {step} of {workdir} is damaged ({damage}); choose another")
+    return step
+
+
+def _newest_good(directory: Path, steps: list[int]) -> int:
+    damage: dict[int, str] = {}
+    for step in reversed(steps):
+        found = find_damage(directory / str(step))
+        if not found:
+            for other, text in damage.items():
+                print(
+                    f"resnet_jax: checkpoint {other} of {directory.parent} is damaged ({text}); "
+                    f"the newest good one, {step}, is read",
+                    file=sys.stderr,
+                )
+            return step
+        damage[step] = found
+    raise no_good_one(directory, damage)
+
+
+def _named_step(workdir: Path, config: TrainConfig, checkpoint: str, steps: list[int]) -> int:
     if checkpoint == "best":
         errors = {
             record["step"]: record["top1_error"]

@@ -8,8 +8,8 @@ from jaxtyping import PRNGKeyArray
 
 from ..interop import layout, read_weights
 from ..models import ResNet
-from .checkpoint import read_variables
 from .config import ConfigError, TrainConfig
+from .trained import open_run
 
 
 def load_initial(config: TrainConfig, model: ResNet, channels: int) -> dict[str, Any] | None:
@@ -47,7 +47,7 @@ def load_initial(config: TrainConfig, model: ResNet, channels: int) -> dict[str,
 def _from_workdir(
     workdir: Path, model: ResNet, skip_head: bool, key: PRNGKeyArray
 ) -> dict[str, Any]:
-    entries = layout.flatten(read_variables(workdir / "checkpoints"))
+    entries = layout.flatten(open_run(workdir).network.variables)
     fitted = layout.fit(model, layout.OURS, entries, workdir.name, skip_head=skip_head)
     variables = layout.to_variables(fitted)
     return layout.with_new_head(model, variables, key) if skip_head else variables

@@ -1,40 +1,67 @@
 """The work directory: what belongs to one run, and to no other."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from ..parallel import from_first_host
+from .checkpoint import set_damaged_aside
 from .config import UNTIED, ConfigError, TrainConfig
+from .lock import locked
 
 
-def open_workdir(workdir: Path, config: TrainConfig) -> None:
-    """Makes the directory and writes `config.json`, or checks that the one there is the same run's.
+@contextlib.contextmanager
+def open_workdir(workdir: Path, config: TrainConfig) -> Iterator[list[str]]:
+    """Makes the work directory this run's alone for as long as the context lasts.
 
-    Keys that alter no update (`UNTIED`) may differ and are brought up to date.
+    Writes `config.json`, or checks that the one there is the same run's; keys that alter no update
+    (`UNTIED`) may differ and are brought up to date. Damaged checkpoints are set aside. With
+    several hosts the first one does all this, and they go on or end together.
 
     Args:
       workdir: where the run's records and checkpoints go.
       config: the run.
 
+    Returns:
+      What is to be said of damaged checkpoints, a line each.
+
     Raises:
-      ConfigError: the directory cannot be written, or belongs to a different configuration; the
-        message names the keys that differ.
+      ConfigError: the directory cannot be written, is another running process's, belongs to a
+        different configuration (the message names the keys that differ), or holds no checkpoint
+        that is not damaged.
     """
+    with contextlib.ExitStack() as held:
+        lines, refusal = [], ""
+        if jax.process_index() == 0:
+            try:
+                lines = _open_alone(workdir, config, held)
+            except ConfigError as error:
+                refusal = str(error)
+        if refusal := from_first_host(refusal):
+            raise ConfigError(refusal)
+        yield lines
+
+
+def _open_alone(workdir: Path, config: TrainConfig, held: contextlib.ExitStack) -> list[str]:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(workdir))
         if path.exists():
             _check_same_run(path, config)
-        if jax.process_index() == 0:
-            write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
+        lines = set_damaged_aside(workdir / "checkpoints")
+        write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
+        return lines
     except OSError as error:
         raise ConfigError(
             f"cannot write to the work directory {workdir}: {error.strerror}; "
-            "choose another --workdir or change its permissions"
+            "choose another --workdir, make room or change its permissions"
         ) from error
 
 

@@ -11,8 +11,8 @@ import pytest
 import resnet_jax
 from resnet_jax.parallel import data_mesh
 from resnet_jax.training import ConfigError, TrainConfig
-from resnet_jax.training.checkpoint import read_variables
 from resnet_jax.training.loop import train
+from resnet_jax.training.trained import open_run
 from resnet_jax.training.warm_start import load_initial
 
 CONFIG = TrainConfig(
@@ -55,7 +55,7 @@ def test_a_run_begins_with_the_weights_of_a_file_and_a_head_of_its_own(tmp_path,
     path, expected = weights
     config = dataclasses.replace(CONFIG, init_from=str(path), skip_head=True)
     train(config, tmp_path, data_mesh(jax.devices()[:1]))
-    variables = read_variables(tmp_path / "checkpoints")
+    variables = dict(open_run(tmp_path).network.variables)
     variables["batch_stats"] = expected["batch_stats"]  # One step has moved them.
     assert_same_but_head(variables, expected)
     assert variables["params"]["head"]["kernel"].shape == (64, 10)
@@ -64,7 +64,7 @@ def test_a_run_begins_with_the_weights_of_a_file_and_a_head_of_its_own(tmp_path,
     # A second run begins with the first one's checkpoint, its classifier too.
     again = dataclasses.replace(CONFIG, init_from=str(tmp_path))
     model = resnet_jax.create_model("resnet20_cifar", 10)
-    first = read_variables(tmp_path / "checkpoints")
+    first = open_run(tmp_path).network.variables
     jax.tree.map(np.testing.assert_array_equal, load_initial(again, model, 1), first)
 
 
@@ -72,7 +72,7 @@ def test_a_run_begins_with_the_weights_of_a_file_and_a_head_of_its_own(tmp_path,
     ("changes", "channels", "error", "words"),
     [
         ({"init_from": "nowhere.pth"}, 1, ConfigError, "nowhere.pth"),
-        ({"init_from": "{folder}"}, 1, ConfigError, "no checkpoint"),
+        ({"init_from": "{folder}"}, 1, ConfigError, "give a work directory"),
         ({"init_from": "{path}"}, 1, resnet_jax.WeightsError, "3 classes"),
         ({"init_from": "{path}", "skip_head": True}, 3, ConfigError, "config.channels=1"),
     ],
