@@ -37,10 +37,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
     Bad input, which is any `ValueError` of a class of this package (`ModelError`, `DataError`,
     `ConfigError`, `UsageError`), ends as one line on standard error and status 2; a failure of the
-    run (an `OSError` such as a full disk, memory, a device) as one line and status 1; an interrupt
-    as status 130. Any other exception is a bug and keeps its traceback. With the environment
-    variable `RESNET_JAX_DEBUG` set, every traceback is shown, and so are the libraries' own logs
-    and warnings, which are silenced otherwise.
+    run (an `OSError` such as a full disk, memory, a device, training that diverged) as one line and
+    status 1; an interrupt as status 130. Any other exception is a bug and keeps its traceback. With
+    the environment variable `RESNET_JAX_DEBUG` set, every traceback is shown, and so are the
+    libraries' own logs and warnings, which are silenced otherwise.
 
     Args:
       main: the command; what it returns is the exit status, None standing for 0.
@@ -96,7 +96,7 @@ def _is_bad_input(error: Exception) -> bool:
 
 
 def _is_failure(error: Exception) -> bool:
-    if isinstance(error, OSError | MemoryError) or _system_error(error):
+    if isinstance(error, OSError | MemoryError | FloatingPointError) or _system_error(error):
         return True
     import jax  # Not at the top: a command that fails on its usage does not need it.
 

@@ -132,6 +132,9 @@ class TrainConfig:
     """Steps between checkpoints; evaluations and the last step make one, too."""
     stop_after: str | None = None
     """A time such as `3h50m` after which the run saves its state and ends, to be taken up again."""
+    on_nan: str = "stop"
+    """What a diverging run does: `stop`, or `rollback` to the last checkpoint with half the
+    learning rate, at most 5 times."""
     profile_steps: tuple[int, ...] = ()
     """First and last step of a trace in `profile/` that TensorBoard and Perfetto open."""
     compilation_cache: str = "auto"
@@ -151,6 +154,7 @@ UNTIED = (
     "eval_every",
     "checkpoint_every",
     "stop_after",
+    "on_nan",
     "profile_steps",
     "compilation_cache",
     "keep_checkpoints",
@@ -163,6 +167,7 @@ _CHOICES = {
     "schedule": ("constant", "step", "cosine", "plateau"),
     "color_augmentation": ("none", "pca"),
     "on_bad_image": ("error", "skip"),
+    "on_nan": ("stop", "rollback"),
     "channels": (1, 3),
     "augmentation": AUGMENTATIONS,
     "preprocess": PREPROCESSES,

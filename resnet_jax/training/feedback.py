@@ -19,7 +19,7 @@ class Feedback(struct.PyTreeNode):
     Attributes:
       train_error: moving average of the batches' top-1 errors, one before the first.
       warm: whether the warm-up by training error is over.
-      scale: what the plateau schedule multiplies the learning rate by.
+      scale: what the plateau schedule and rollbacks multiply the learning rate by.
       best_error: lowest evaluation error so far.
       stale: evaluations in a row that did not improve on it.
     """
@@ -50,7 +50,7 @@ class Feedback(struct.PyTreeNode):
         rate = scheduled * self.scale
         if config.warmup_until_error is None:
             return rate
-        return jnp.where(self.warm, rate, jnp.float32(config.warmup_learning_rate))
+        return jnp.where(self.warm, rate, jnp.float32(config.warmup_learning_rate) * self.scale)
 
     def after_step(self, config: TrainConfig, error: Float[Array, ""]) -> "Feedback":
         """Takes a batch's top-1 error (a fraction) into account."""

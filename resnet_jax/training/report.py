@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from ..evaluation import ErrorSums
 from ..parallel import replicated
 from .config import TrainConfig
-from .pace import is_ready
+from .health import EXPLODED, diverged, layers
+from .pace import MAX_STEPS_AHEAD, is_ready
 from .progress import Progress
 from .records import MetricsLog
 from .state import TrainState
@@ -22,12 +23,16 @@ BOTTLENECK = 0.2
 """The part of the time that devices may wait for data before the run says so."""
 
 
+MAX_STEPS_KEPT = 1000
+"""How many steps of an interval can be looked back on for the first that was not well."""
+
+
 class _Interval(NamedTuple):
-    """The sums of a logging interval, on their way from the device."""
+    """The sums of a logging interval, on their way from the device, and what each step returned."""
 
     step: int
     sums: ErrorSums
-    metrics: Metrics
+    steps: collections.deque[Metrics]
     bad_images: int
 
 
@@ -35,7 +40,8 @@ class Report:
     """Collects the training's sums every `log_every` steps and writes them when they have arrived.
 
     Sums stay on the device between two lines and are part of the state, so a run that is taken up
-    again writes the same lines as one that was never stopped.
+    again writes the same lines as one that was never stopped. What is written is looked at first:
+    `Diverged` ends a run that has come to make no sense.
     """
 
     def __init__(
@@ -66,6 +72,8 @@ class Report:
         self._config, self._num_steps = config, num_steps
         self._zero_sums = jax.jit(ErrorSums.zero, out_shardings=replicated(mesh))
         self._arriving: collections.deque[_Interval] = collections.deque()
+        self._steps: collections.deque[Metrics] = collections.deque(maxlen=MAX_STEPS_KEPT)
+        self._step = start_step
         self._clock = (start_step, time.monotonic())
         self._waited, self._started = 0.0, started
         self._compiled = self._warned = False
@@ -89,6 +97,9 @@ class Report:
 
         Returns:
           The state to go on with, its sums set back to zero where an interval ends.
+
+        Raises:
+          Diverged: an interval whose sums have arrived shows it.
         """
         self._waited += waited
         if not self._compiled:
@@ -96,20 +107,29 @@ class Report:
             metrics["learning_rate"].block_until_ready()
             self.say(f"first step after {time.monotonic() - self._started:.1f} s")
             self.restart_clock(step)
+            self._layers = layers(state.params), layers(state.batch_stats)
             self._compiled = True
+        self._step = step
+        self._steps.append(metrics)
         if step % self._config.log_every == 0 or step == self._num_steps:
-            self._arriving.append(_Interval(step, state.sums, metrics, bad_images))
+            self._arriving.append(_Interval(step, state.sums, self._steps, bad_images))
+            self._steps = collections.deque(maxlen=MAX_STEPS_KEPT)
             state = state.replace(sums=self._zero_sums())
-        while self._arriving and is_ready(self._arriving[0].sums):
+        while self._arriving and self._is_due(self._arriving[0]):
             self._write_interval(self._arriving.popleft())
         if self._is_writer:
             self._progress.update(step)
         return state
 
     def flush(self) -> None:
-        """Waits for the sums on their way and writes them."""
+        """Waits for the sums on their way and writes them, before an evaluation or a checkpoint.
+
+        Raises:
+          Diverged: one of the steps so far was not well.
+        """
         while self._arriving:
             self._write_interval(self._arriving.popleft())
+        self._check(self._step, self._steps)
 
     def restart_clock(self, step: int) -> None:
         """Leaves the time since the last line out of `images_per_second`."""
@@ -144,7 +164,7 @@ class Report:
         since, then = self._clock
         self._clock = (interval.step, time.monotonic())
         steps, seconds = interval.step - since, self._clock[1] - then
-        values["learning_rate"] = float(interval.metrics["learning_rate"])
+        values["learning_rate"] = float(interval.steps[-1]["learning_rate"])
         if interval.bad_images:
             values["bad_images"] = interval.bad_images
         if steps:
@@ -159,6 +179,33 @@ class Report:
                 )
         self._waited = 0.0
         self._write(interval.step, "train", values)
+        self._check(interval.step, interval.steps, values["loss"])
+
+    def _is_due(self, interval: _Interval) -> bool:
+        """Whether an interval can be written without waiting; with several hosts, on all of them.
+
+        They have to find out in the same step that the run has diverged.
+        """
+        if jax.process_count() > 1:
+            return self._step >= interval.step + MAX_STEPS_AHEAD
+        return is_ready(interval.sums)
+
+    def _check(self, last: int, steps: collections.deque[Metrics], loss: float = 0.0) -> None:
+        """Raises `Diverged` if the steps up to `last`, of the mean `loss`, were not all well."""
+        if not steps or (steps[-1]["health"].is_finite() and loss <= EXPLODED):
+            return
+        bad = len(steps) - 1
+        for index, metrics in enumerate(steps):
+            if not metrics["health"].is_finite():
+                bad = index
+                break
+        metrics = steps[bad]
+        raise diverged(
+            last - len(steps) + 1 + bad,
+            metrics["health"],
+            float(metrics["learning_rate"]),
+            *self._layers,
+        )
 
     def _write(self, step: int, split: str, values: dict[str, float]) -> None:
         if self._is_writer:

@@ -14,9 +14,10 @@ from ..data import pca_shift
 from ..evaluation.metrics import ErrorSums, cross_entropy, error_sums
 from ..parallel import DATA_AXIS
 from .config import TrainConfig
+from .health import Health
 from .state import TrainState
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
 
 
@@ -30,8 +31,8 @@ def make_train_step(
     """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
 
     The old state's memory is reused for the new one; loss and errors add up in `state.sums`.
-    `metrics` holds the step's `learning_rate` and `stop`, the number of devices whose host wants
-    to end the run (the sum of `batch["stop"]`, where it is given).
+    `metrics` holds the step's `learning_rate`, its `health` and `stop`, the number of devices whose
+    host wants to end the run (the sum of `batch["stop"]`, where it is given).
 
     Each device runs the network on its own part of the batch: batch statistics are its own unless
     the model was made with `norm_axis_name="data"`. Then gradients and running statistics are
@@ -116,7 +117,8 @@ def make_train_step(
             feedback=state.feedback.after_step(config, sums.top1_wrong / sums.count),
             sums=state.sums + sums,
         )
-        return state, {"learning_rate": learning_rate, "stop": wishes}
+        health = Health.of(sums.loss / sums.count, grads, batch_stats)
+        return state, {"learning_rate": learning_rate, "stop": wishes, "health": health}
 
     step = jax.shard_map(
         device_step,
