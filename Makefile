@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test bench lint format typecheck clean
+.PHONY: help demo install test faults bench lint format typecheck clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -19,6 +19,9 @@ install: $(VENV)/.installed ## Make .venv and install the package in it
 
 test: $(VENV)/.installed-test ## Run all tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+faults: $(VENV)/.installed-test ## Kill, damage, fill and confuse training runs (at most 20 minutes)
+	@RESNET_JAX_FAULTS=full $(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
 
 bench: $(VENV)/.installed-test ## Measure against the peers; results in benchmarks/results
 	@$(BIN)/python benchmarks/run.py

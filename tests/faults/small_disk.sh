@@ -1,0 +1,19 @@
+# Trains on a disk of its own: until it is full, then read-only, and with room again if asked to.
+# Arguments: where to mount it, its size, where to leave what came of it, its size in the end or
+# nothing, the command.
+disk=$1 size=$2 out=$3 room=$4
+shift 4
+life() {
+    name=$1
+    shift
+    "$@" >"$out/$name.out" 2>"$out/$name.err"
+    echo $? >"$out/$name.status"
+    cp -r "$disk" "$out/$name"
+}
+mount -t tmpfs -o "size=$size" none "$disk" || exit
+life full "$@"
+mount -o remount,ro "$disk"
+life read-only "$@"
+[ -z "$room" ] && exit
+mount -o "remount,rw,size=$room" "$disk"
+life room "$@"
