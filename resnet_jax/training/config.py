@@ -260,7 +260,14 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
         length = file if file.get("num_steps") or file.get("num_epochs") else values
         values["schedule_steps"] = length.get("num_steps")
         values["schedule_epochs"] = length.get("num_epochs")
-    return checked(values)
+    resolved = checked(values)
+    # A recipe's boundaries may lie behind the end of a run that the command line cuts short; those
+    # that the command line itself gives may not.
+    given = list(resolved.boundaries) != list(file.get("boundaries", ()))
+    end = resolved.num_steps if given and not resolved.scale_schedule else resolved.schedule_steps
+    if end is not None:
+        check_boundaries(resolved, end)
+    return resolved
 
 
 def checked(values: Mapping[str, Any]) -> TrainConfig:
@@ -279,6 +286,20 @@ def in_steps(steps: int | None, epochs: float | None, config: TrainConfig, train
     if steps is not None:
         return steps
     return round((epochs or 0) * train_size / config.batch_size)
+
+
+def check_boundaries(config: TrainConfig, end: int) -> None:
+    """Raises a `ConfigError` if the learning rate is to decay at a step that never comes.
+
+    Args:
+      config: the run.
+      end: the step at which the schedule ends.
+    """
+    if config.schedule == "step" and config.boundaries[-1] >= end:
+        raise ConfigError(
+            f"config.boundaries={config.boundaries} do not all lie before the end, step {end}; "
+            "leave out those that do not, or lengthen the run"
+        )
 
 
 def check_key(key: str, prefix: str = "config.") -> None:

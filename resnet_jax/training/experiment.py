@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from .. import data
 from ..models import ResNet, create_model
 from ..parallel import DATA_AXIS
-from .config import ConfigError, TrainConfig, in_steps
+from .config import ConfigError, TrainConfig, check_boundaries, in_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,8 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         data.open_source(config.dataset, split, config.data_dir, on_bad_image=config.on_bad_image)
         for split in (config.train_split, config.eval_split)
     )
+    if config.schedule_epochs is not None:
+        check_boundaries(config, in_steps(None, config.schedule_epochs, config, len(train_source)))
     num_classes = config.num_classes or train_source.num_classes
     if train_source.num_classes > num_classes:
         raise ConfigError(

@@ -53,7 +53,9 @@ def test_resolve_freezes_what_was_set():
         ({"schedule": "step"}, ["boundaries"]),
         ({"boundaries": (20, 10)}, ["(20, 10)", "increasing"]),
         ({"boundaries": (1.5,)}, ["boundaries", "tuple of int"]),
+        ({"schedule": "step", "boundaries": (50, 100)}, ["(50, 100)", "the end, step 100"]),
         ({"eval_every": 0}, ["eval_every=0"]),
+        ({"on_nan": "rolback"}, ["on_nan", "did you mean 'rollback'"]),
     ],
 )
 def test_bad_values_are_named_in_one_line(changes, words):
@@ -92,3 +94,24 @@ def test_lengths_in_steps():
     run = resolve(config(num_steps=None, num_epochs=1.5, batch_size=32))
     assert in_steps(run.num_steps, run.num_epochs, run, train_size=100) == 5
     assert in_steps(7, None, run, train_size=100) == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({"num_steps": 20}, None),  # A short try of the recipe.
+        ({"num_steps": 20, "boundaries": (10,)}, None),
+        ({"num_steps": 20, "boundaries": (10, 30)}, 20),
+        ({"num_steps": 20, "boundaries": (10, 30), "scale_schedule": True}, None),
+        ({"num_steps": 200, "boundaries": (10, 150)}, None),
+        ({"num_steps": 20, "schedule_steps": 30}, 30),
+    ],
+)
+def test_boundaries_behind_the_end(changes, end):
+    recipe = config(schedule="step", boundaries=(50, 75))
+    changed = config(**{"schedule": "step", "boundaries": (50, 75)} | changes)
+    if end is None:
+        assert resolve(changed, recipe).num_steps == changed.num_steps
+    else:
+        with pytest.raises(ConfigError, match=f"config.boundaries=.* the end, step {end};"):
+            resolve(changed, recipe)
