@@ -263,8 +263,8 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
     resolved = checked(values)
     # A recipe's boundaries may lie behind the end of a run that the command line cuts short; those
     # that the command line itself gives may not.
-    given = list(resolved.boundaries) != list(file.get("boundaries", ()))
-    end = resolved.num_steps if given and not resolved.scale_schedule else resolved.schedule_steps
+    own = list(resolved.boundaries) != list(file.get("boundaries", ()))
+    end = resolved.num_steps if own and not resolved.scale_schedule else resolved.schedule_steps
     if end is not None:
         check_boundaries(resolved, end)
     return resolved

@@ -51,10 +51,10 @@ def open_workdir(workdir: Path, config: TrainConfig) -> Iterator[list[str]]:
 def _open_alone(workdir: Path, config: TrainConfig, held: contextlib.ExitStack) -> list[str]:
     path = workdir / "config.json"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        held.enter_context(locked(workdir))
         if path.exists():
             _check_same_run(path, config)
+        workdir.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(workdir))
         lines = set_damaged_aside(workdir / "checkpoints")
         write_atomically(path, json.dumps(to_json(config), indent=2) + "\n")
         return lines
