@@ -49,7 +49,7 @@ def start(workdir, **changes):
     )
 
 
-def run(workdir, status=0, timeout=120, **changes):
+def run(workdir, status=0, timeout=600, **changes):
     """Runs to the end; returns what it printed on standard output and on standard error."""
     process = start(workdir, **changes)
     out, err = process.communicate(timeout=timeout)
@@ -65,7 +65,7 @@ def one_line(err, *words):
     return err
 
 
-def wait_until(condition, process, seconds=90):
+def wait_until(condition, process, seconds=300):
     """Waits for a condition, closely; false if the process ends before."""
     end = time.monotonic() + seconds
     while not condition():

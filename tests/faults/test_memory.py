@@ -12,7 +12,7 @@ from .conftest import FULL
 
 @pytest.mark.parametrize("workers", [0, 1] if FULL else [0])
 def test_memory_stays_flat(tmp_path, workers, times, outcome):
-    num_steps, often = times((240, 40), (5000, 250))
+    num_steps, often = times((160, 40), (5000, 250))
     changes = {
         **{"model": "resnet20_cifar", "dataset": "fashion_mnist_mini", "augmentation": "cifar"},
         **{"preprocess": "cifar", "batch_size": 4, "eval_split": "test[:64]", "log_every": 10},
