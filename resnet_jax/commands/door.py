@@ -11,7 +11,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import NoReturn
 
 BAD_INPUT = 2
@@ -134,16 +133,14 @@ def _silence_libraries() -> None:
 
     # Orbax logs as errors, with their tracebacks, the exceptions that it raises as well.
     absl_logging.set_verbosity(absl_logging.FATAL)
-    sys.excepthook = _show_error
+    sys.unraisablehook = _show_unraisable
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
 
-def _show_error(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _show_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
     # Where a file of a checkpoint could not be written, tensorstore's threads report the others to
     # an event loop that is gone, once for each.
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)

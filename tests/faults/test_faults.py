@@ -190,9 +190,11 @@ def test_a_diverging_run(tmp_path, outcome):
         assert find_damage(tmp_path / "checkpoints" / str(step)) is None
     outcome("loss explodes", 1, "status 1; one line: step, rate, gradient norm, layer")
     if FULL:
-        out, err = processes.run(tmp_path, on_nan="rollback", num_steps=60, **changes)
+        workdir = tmp_path / "rollback"
+        changes |= {"on_nan": "rollback", "num_steps": 60, "checkpoint_every": 10}
+        out, err = processes.run(workdir, **changes)
         assert "back to the last checkpoint" in out and err == ""
-        found = [r["step"] for r in processes.records(tmp_path) if r["split"] == "train"]
+        found = [r["step"] for r in processes.records(workdir) if r["split"] == "train"]
         assert found == list(range(5, 61, 5))
         outcome("loss explodes, rollback", 1, "went on with half the learning rate")
 
