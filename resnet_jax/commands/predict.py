@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..data import Transform
     from ..evaluation import Network
+    from ..training.trained import TrainedRun
 
 _NUM_CLASSES_SHOWN = 5
 _BATCH_SIZE = 32
@@ -79,20 +80,32 @@ def _from_workdir(arguments: argparse.Namespace) -> _Subject:
 
     run = open_run(arguments.workdir, arguments.checkpoint)
     config = run.config
-    source = data.open_source(
-        config.dataset, config.eval_split, arguments.data_dir or config.data_dir
-    )
+    class_names, image_shape = _classes_and_shape(run, arguments.data_dir)
     transform = data.eval_transform(config.augmentation, config.image_size, channels=run.channels)
-    shape = transform.output_shape(source.image_shape)
+    shape = transform.output_shape(image_shape)
     if arguments.image_size:
         transform = data.eval_transform("imagenet", arguments.image_size, channels=run.channels)
-        shape = transform.output_shape(source.image_shape)
+        shape = transform.output_shape(image_shape)
     elif not isinstance(transform, data.ResizeCenterCrop) and shape[0] == shape[1]:
         # Leaves an image of the right size as it is, and cuts others to it.
         transform = data.eval_transform("imagenet", shape[0], shape[0], channels=run.channels)
-    names = list(readable_class_names(source.class_names))
+    names = list(readable_class_names(class_names))
     names += [f"class {label}" for label in range(len(names), run.network.num_classes)]
     return _Subject(run.network, transform, shape, names)
+
+
+def _classes_and_shape(
+    run: "TrainedRun", data_dir: str | None
+) -> tuple[Sequence[str], tuple[int | None, int | None, int]]:
+    """The classes' names and the images' shape, from the run or, of an old one, its data set."""
+    from .. import data
+    from ..training.dataset import read_dataset
+
+    if known := read_dataset(run.workdir).get("eval"):
+        return known["classes"], tuple(known["image_shape"])
+    config = run.config
+    source = data.open_source(config.dataset, config.eval_split, data_dir or config.data_dir)
+    return source.class_names, source.image_shape
 
 
 def _from_weights(arguments: argparse.Namespace) -> _Subject:
@@ -191,7 +204,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="best|latest|STEP",
         help="which checkpoint of the work directory (latest)",
     )
-    add("--data_dir", metavar="D", help="where the run's data set lies now; it names the classes")
+    add(
+        "--data_dir",
+        metavar="D",
+        help="where the data set of an old run lies now; it names the classes",
+    )
     add("--weights", metavar="FILE", help=".safetensors, .pth, .th, .pt, .npz or .h5")
     add("--model", metavar="NAME", help="of the weights, where the file does not say it")
     add(

@@ -14,6 +14,7 @@ from .crops import RandomResizedCrop as RandomResizedCrop
 from .crops import RandomScaleCrop as RandomScaleCrop
 from .crops import ResizeCenterCrop as ResizeCenterCrop
 from .errors import DataError as DataError
+from .fingerprints import fingerprint as fingerprint
 from .folders import FolderSource as FolderSource
 from .iterator import TrainIterator as TrainIterator
 from .iterator import train_iterator as train_iterator

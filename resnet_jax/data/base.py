@@ -62,6 +62,8 @@ class ArraySource:
       class_names: one name a class.
       name: the data set, for messages and records.
       split: the split, for messages and records.
+      root: the folder that it was read from.
+      files: the names of the files there.
 
     Raises:
       DataError: arrays of another type or shape.
@@ -72,6 +74,8 @@ class ArraySource:
     class_names: tuple[str, ...]
     name: str = "array"
     split: str = "all"
+    root: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -155,4 +159,5 @@ def read_into_memory(
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(decode, range(0, len(source), 1024)):
             pass
-    return ArraySource(images, labels, source.class_names, source.name, source.split)
+    root, files = getattr(source, "root", ""), getattr(source, "files", ())
+    return ArraySource(images, labels, source.class_names, source.name, source.split, root, files)

@@ -44,6 +44,8 @@ class RecordSource:
       image_shape: (height, width, channels) with None where images differ.
       name: the data set, for messages and records.
       split: the split, for messages and records.
+      root: the folder that it is read from.
+      files: the names of the files there.
     """
 
     records: Any
@@ -51,6 +53,8 @@ class RecordSource:
     image_shape: tuple[int | None, int | None, int]
     name: str
     split: str
+    root: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -139,7 +143,8 @@ def open_source(
         raise DataError(
             f"{dataset!r} is not stored as ArrayRecord files; {_remedy(dataset, data_dir)}"
         ) from error
-    source = RecordSource(records, tuple(label.names), image.shape, dataset, split)
+    root, files = str(builder.data_dir), _files_of(builder, split)
+    source = RecordSource(records, tuple(label.names), image.shape, dataset, split, root, files)
     height, width, channels = image.shape
     try:
         if height and width and num_examples * height * width * channels <= MAX_BYTES_IN_MEMORY:
@@ -189,6 +194,12 @@ def _remedy(dataset: str, data_dir: str | None) -> str:
     directory = str(file_utils.list_data_dirs(given_data_dir=data_dir)[0])
     name, directory = shlex.quote(dataset), shlex.quote(directory)
     return f"prepare it by: python -m resnet_jax prepare {name} --data_dir {directory}"
+
+
+def _files_of(builder: Any, split: str) -> tuple[str, ...]:
+    """The names of the files that hold a split in TFDS's syntax."""
+    instructions = builder.info.splits[split].file_instructions
+    return tuple(os.path.basename(instruction.filename) for instruction in instructions)
 
 
 def _features(builder: Any, dataset: str) -> tuple[Any, Any]:

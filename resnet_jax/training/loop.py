@@ -14,6 +14,7 @@ from ..evaluation import evaluate, make_eval_step
 from ..parallel import data_mesh, enable_compilation_cache, replicate, shard_batch
 from .checkpoint import Checkpoints
 from .config import TrainConfig
+from .dataset import keep_dataset
 from .experiment import (
     Experiment,
     compute_normalization,
@@ -67,6 +68,7 @@ def train(
     experiment = open_experiment(config, mesh)
     initial = load_initial(config, experiment.model, experiment.image_shape[2])
     with open_workdir(workdir, config) as notices, Stop(config.stop_after) as stop:
+        keep_dataset(workdir, experiment)
         run = _Run(config, workdir, mesh, experiment, initial, stop, started)
         while True:
             try:
