@@ -12,6 +12,9 @@ import numpy as np
 
 from .errors import WeightsError
 
+MAX_BYTES = 2**32
+"""Bytes of arrays above which a file is no ResNet's; the largest here have 0.4 GB."""
+
 TORCH_ENDINGS = (".pth", ".th", ".pt", ".bin", ".ckpt", ".tar")
 
 
@@ -123,22 +126,32 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise ValueError("File is not a zip file")
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        _check_size(sum(member.file_size for member in archive.zip.infolist()))
         return dict(archive)
 
 
 def _read_h5(path: Path) -> dict[str, np.ndarray]:
     import h5py
 
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
+    sizes = []
 
     def visit(name: str, item: Any) -> None:
         top, *_ = name.split("/")
         if isinstance(item, h5py.Dataset) and top not in ("optimizer", "optimizer_weights"):
+            sizes.append(item.nbytes)
+            _check_size(sum(sizes))
             arrays[_with_own_name(name, item)] = item[()]
 
     with h5py.File(path) as file:
         file.get("model_weights", file).visititems(visit)
     return arrays
+
+
+def _check_size(size: int) -> None:
+    """Raises a `ValueError` before memory is taken for what a small file claims to hold."""
+    if size > MAX_BYTES:
+        raise ValueError(f"it claims to hold {size} bytes, more than {MAX_BYTES}")
 
 
 def _with_own_name(name: str, item: Any) -> str:

@@ -124,7 +124,10 @@ def fit(
         if name not in entries:
             missing.append(name)
             continue
-        array, expected = _to_numpy(entries[name]), naming.shape_in_theirs(shape)
+        value, expected = entries[name], naming.shape_in_theirs(shape)
+        # Copied only if it is of the right size: a tensor may claim to be far larger than its file.
+        fits = tuple(getattr(value, "shape", expected)) == expected
+        array = _to_numpy(value) if fits else np.broadcast_to(np.float32(), value.shape)
         if array is None:
             misshaped[name] = f"{name} is no array of floating-point numbers"
         elif array.shape != expected:

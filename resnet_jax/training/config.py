@@ -246,8 +246,10 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
     values = config.to_dict()
     for key in values:
         check_key(key)
-    given = values.pop("model_options", {}).items()
-    values["model_options"] = {name: value for name, value in given if value is not None}
+    options = values.get("model_options", {})
+    if isinstance(options, dict):
+        given = options.items()
+        values["model_options"] = {name: value for name, value in given if value is not None}
     if recipe is not None:
         file = recipe.to_dict()
         for steps, epochs in _LENGTHS:

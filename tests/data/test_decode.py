@@ -1,7 +1,8 @@
 import io
+import re
 import struct
-import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,13 +202,26 @@ def test_a_huge_image_is_refused_before_memory_is_taken(encoding, decode):
     file = claims(60_000, 60_000, encoding)
     transform = data.train_transform("imagenet", 224, channels=3, fast=decode == "fast")
     uniforms = np.full(23, 0.5)
-    tracemalloc.start()
-    try:
-        with pytest.raises(OSError, match="it has (60000x60000|more than the)"):
-            transform(file, uniforms)
-        assert tracemalloc.get_traced_memory()[1] < 2**24
-    finally:
-        tracemalloc.stop()
+    before = resident_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak.
+    with pytest.raises(OSError, match="it has (60000x60000|more than the)"):
+        transform(file, uniforms)
+    assert resident_memory("VmHWM") - before < 2**24
+
+
+def resident_memory(which):
+    """Bytes of this process that are in memory, whatever library took them."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"{which}:\s+(\d+) kB", status)[1])
+
+
+def test_a_thin_image_is_not_blown_up():
+    """A million pixels, of which 256 times 256 million would be made."""
+    thin = saved(Image.new("L", (1_000_000, 1)), "png")
+    for channels in (1, 3):
+        transform = data.eval_transform("imagenet", 224, channels=channels)
+        with pytest.raises(OSError, match="it has 256000000x256 pixels, more than the"):
+            transform(thin)
 
 
 def test_the_limit_is_ours_whatever_pillows_is(monkeypatch):
@@ -226,28 +240,6 @@ def test_what_is_no_image_raises(file):
         open_image(file)
     with pytest.raises(OSError, match="^it (is no image|cannot be decoded)"):
         data.train_transform("imagenet", 8, channels=3)(file, np.full(23, 0.5))
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on what is left of EXIF.
-@pytest.mark.parametrize(
-    "kind", ["baseline JPEG", "progressive JPEG", "palette PNG", "BMP", "WebP"]
-)
-def test_damage_raises_nothing_but_oserror(kind):
-    """Bytes overwritten at random: pixels or an OSError, in both ways to decode."""
-    original = KINDS[kind]()
-    transform = data.train_transform("imagenet", 16, channels=3)
-    refused = 0
-    for seed in range(150):
-        rng = np.random.default_rng(seed)
-        file = bytearray(original)
-        for place in rng.integers(0, len(file), rng.integers(1, 6)):
-            file[place] = rng.integers(0, 256)
-        for decode in (open_image, lambda file, _: transform(file, np.full(23, 0.3))):
-            try:
-                decode(bytes(file), 3)
-            except OSError:
-                refused += 1
-    assert (kind == "BMP" or refused > 0) and refused < 300
 
 
 def test_a_bad_file_is_named_by_the_data_sets_own_name(tmp_path):

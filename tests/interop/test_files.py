@@ -182,6 +182,25 @@ def test_a_tensor_that_claims_to_be_huge(tmp_path):
     assert "it is damaged" in refused(from_torch, MODEL, path)
 
 
+def test_a_small_file_that_claims_to_be_large(tmp_path):
+    huge = 2**40
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({huge},), }}\n".encode()
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+        archive.filelist[0].file_size = huge
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("conv1_conv/kernel", (huge,), "f4", chunks=(1024,))
+    tensor = torch.ones(1, dtype=torch.half).expand(huge)
+    state_dict = TWIN.state_dict() | {"conv1.weight": tensor}
+    torch.save(state_dict, tmp_path / "x.pth")
+    for path in tmp_path.iterdir():
+        assert path.stat().st_size < 2**20
+    for name in ("x.npz", "x.h5"):
+        assert "claims to hold" in refused(read_weights, MODEL, tmp_path / name)
+    message = refused(read_weights, MODEL, tmp_path / "x.pth")
+    assert f"conv1.weight [{huge}], not [" in message
+
+
 @pytest.mark.parametrize("read", [from_torch, from_keras, read_weights, load_weights, load_model])
 def test_no_such_file(read, tmp_path):
     first = () if read in (load_weights, load_model) else (MODEL,)

@@ -307,3 +307,12 @@ def test_data_sets_are_downloaded_into_the_data_directory(tmp_path, served, monk
     assert counts == {"train": 15, "test": 4}
     assert (tmp_path / "data/downloads/cifar-10-python.tar.gz").is_file()
     assert len(data.open_source("cifar10", "train[:10]", tmp_path / "data")) == 10
+
+
+def test_paths_that_escape_lead_nowhere(tmp_path):
+    """Nothing of an archive is extracted; what is not asked for is left out."""
+    source = tmp_path / "deep" / "er" / "source"
+    archive_files.make_cifar10(source, extra={"../../../escaped": b"x", "/escaped": b"x"})
+    prepare("cifar10", tmp_path / "data", source, verified=False)
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert len(data.open_source("cifar10", "train", tmp_path / "data")) == 15
