@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from .. import data
+from ..parallel import from_first_host
 from .config import ConfigError
 from .experiment import Experiment
 from .workdir import write_atomically
@@ -17,7 +18,8 @@ _FILE = "dataset.json"
 def keep_dataset(workdir: Path, experiment: Experiment) -> None:
     """Writes down the fingerprints of a run's splits, or checks that they are still the same.
 
-    Before the first checkpoint they may change, as where a broken image is removed.
+    Before the first checkpoint they may change, as where a broken image is removed. With several
+    hosts the first one looks, and they go on or end together.
 
     Args:
       workdir: the run's; it exists.
@@ -26,6 +28,17 @@ def keep_dataset(workdir: Path, experiment: Experiment) -> None:
     Raises:
       ConfigError: the data set has changed since the last checkpoint; the message says in what.
     """
+    refusal = ""
+    if jax.process_index() == 0:
+        try:
+            _keep(workdir, experiment)
+        except ConfigError as error:
+            refusal = str(error)
+    if refusal := from_first_host(refusal):
+        raise ConfigError(refusal)
+
+
+def _keep(workdir: Path, experiment: Experiment) -> None:
     sources = {"train": experiment.train_source, "eval": experiment.eval_source}
     now = {use: data.fingerprint(source) for use, source in sources.items()}
     before = read_dataset(workdir) if any((workdir / "checkpoints").glob("[0-9]*")) else {}
@@ -37,8 +50,7 @@ def keep_dataset(workdir: Path, experiment: Experiment) -> None:
                 f"split {source.split!r} of {source.name!r} is not what {workdir} was trained on: "
                 f"other {', '.join(changed)}; restore it, or choose another --workdir"
             )
-    if jax.process_index() == 0:
-        write_atomically(workdir / _FILE, json.dumps(now, indent=2) + "\n")
+    write_atomically(workdir / _FILE, json.dumps(now, indent=2) + "\n")
 
 
 def read_dataset(workdir: Path) -> dict[str, dict[str, Any]]:

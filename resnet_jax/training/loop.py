@@ -49,7 +49,8 @@ def train(
 
     Args:
       config: the run, from `resolve`.
-      workdir: gets `config.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`, `curves.png`.
+      workdir: gets `config.json`, `dataset.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`,
+        `curves.png`.
       mesh: the devices, `data_mesh()` of all there are if not given.
 
     Returns:
