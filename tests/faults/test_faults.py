@@ -165,11 +165,11 @@ def test_a_disk_that_is_full_then_read_only(tmp_path, reference, outcome):
 
 
 def test_a_quota(tmp_path, reference, outcome):
-    """Files may grow to 1 MB, less than a checkpoint has; what was there before stays whole."""
+    """Files may grow to 200 kB, less than a checkpoint has; what was there stays whole."""
     workdir = tmp_path / "run"
     shutil.copytree(reference, workdir)
     process = subprocess.run(
-        ["prlimit", "--fsize=1000000", *processes.command(workdir, num_steps=40)],
+        ["prlimit", "--fsize=200000", *processes.command(workdir, num_steps=40)],
         cwd=processes.ROOT,
         env=processes.environment(),
         capture_output=True,
