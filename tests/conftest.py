@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax-tests")
 )
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # An example may compile, so its time says nothing; a failure must come back on the next run.
 settings.register_profile("resnet_jax", deadline=None, derandomize=True)

@@ -284,6 +284,7 @@ def call(command, monkeypatch):
     """Runs a command as its program does; returns the exit status."""
     name, *arguments = shlex.split(command)
     known = set(flags.FLAGS)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Of the configuration file.
     try:
         if name == "train.py":
             monkeypatch.setattr(sys, "argv", [name, *arguments])

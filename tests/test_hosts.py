@@ -93,7 +93,7 @@ def test_two_hosts_are_two_devices_also_after_one_died(tmp_path, two_devices):
     out, err = hosts[0].communicate(timeout=90)
     if hosts[0].returncode != 0:  # It may have been done before it noticed.
         lines = [line for line in err.splitlines() if line.startswith("resnet_jax")]
-        assert len(lines) == 1 and "failed" in lines[0]
+        assert len(lines) == 1 and f"process 1 ({hosts[1].pid} on " in lines[0], err
     finish(start(tmp_path, devices=2))
     check_close(curve(tmp_path), two_devices)
 

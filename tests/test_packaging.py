@@ -2,6 +2,7 @@
 
 import email
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -123,5 +124,5 @@ def test_make_refuses_an_old_python_in_one_line(clone):
 def test_make_help_names_every_target():
     done, _ = make(ROOT, "help")
     names = {line.split()[0] for line in done.stdout.splitlines()}
-    targets = {"help", "demo", "install", "test", "bench", "lint", "format", "typecheck", "clean"}
-    assert names == targets
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert names == set(phony[1].split()) >= {"demo", "test", "faults", "bench"}

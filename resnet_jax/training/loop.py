@@ -23,6 +23,7 @@ from .experiment import (
     train_iterator,
 )
 from .health import Diverged
+from .hosts import watched_hosts
 from .optimizer import make_optimizer, make_schedule
 from .pace import Pace, Profile
 from .records import plot_curves, read_metrics
@@ -61,6 +62,7 @@ def train(
       ConfigError, ModelError, DataError: the configuration, the model's name and options, the data
         or the work directory are not as they must be; nothing has been written then.
       Diverged: the loss is not finite any more, or has exploded (see `Report`).
+      HostDied: another host's process ended in the middle of the run.
       KeyboardInterrupt: SIGINT ended the run; its state is saved.
     """
     started, workdir = time.monotonic(), Path(workdir).absolute()
@@ -68,7 +70,11 @@ def train(
     mesh = data_mesh() if mesh is None else mesh
     experiment = open_experiment(config, mesh)
     initial = load_initial(config, experiment.model, experiment.image_shape[2])
-    with open_workdir(workdir, config) as notices, Stop(config.stop_after) as stop:
+    with (
+        open_workdir(workdir, config) as notices,
+        watched_hosts(workdir),
+        Stop(config.stop_after) as stop,
+    ):
         keep_dataset(workdir, experiment)
         run = _Run(config, workdir, mesh, experiment, initial, stop, started)
         while True:
