@@ -285,6 +285,8 @@ def call(command, monkeypatch):
     name, *arguments = shlex.split(command)
     known = set(flags.FLAGS)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Of the configuration file.
+    # It is for good, and would keep what the tests after these free.
+    monkeypatch.setattr("resnet_jax.parallel.keep_freed_memory", lambda: None)
     try:
         if name == "train.py":
             monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -330,7 +332,12 @@ def test_as_a_program(command, words, in_world):
     program = [ROOT / name] if name == "train.py" else ["-m", "resnet_jax", name]
     done = subprocess.run(
         [sys.executable, *program, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": matplotlib.get_configdir()},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MPLCONFIGDIR": matplotlib.get_configdir(),
+        },
         capture_output=True,
         text=True,
     )
