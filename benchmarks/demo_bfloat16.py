@@ -13,10 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from resnet_jax.training.records import read_metrics
 
-from resnet_jax.training.records import read_metrics  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 
 def train(dtype: str, seed: int, directory: str) -> dict[str, float]:

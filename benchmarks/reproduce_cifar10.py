@@ -24,14 +24,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from resnet_jax import data
+from resnet_jax.evaluation import evaluate, layer_responses, make_eval_step, plot_responses
+from resnet_jax.parallel import data_mesh, replicate
+from resnet_jax.training.records import plot_curves, read_metrics
+from resnet_jax.training.trained import TrainedRun, open_run
 
-from resnet_jax import data  # noqa: E402
-from resnet_jax.evaluation import evaluate, layer_responses, make_eval_step, plot_responses  # noqa: E402
-from resnet_jax.parallel import data_mesh, replicate  # noqa: E402
-from resnet_jax.training.records import plot_curves, read_metrics  # noqa: E402
-from resnet_jax.training.trained import TrainedRun, open_run  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 RESULTS = ROOT / "docs" / "results"
 SUMMARIES = RESULTS / "cifar10"
@@ -160,7 +159,7 @@ def thinned(metrics: list[dict[str, Any]], points: int = 160) -> list[dict[str, 
     return sorted(means + rest, key=lambda record: (record["step"], record["split"] != "train"))
 
 
-def test_batches(run: TrainedRun, data_dir: Path) -> Iterable[data.EvalBatch]:
+def batches_to_test(run: TrainedRun, data_dir: Path) -> Iterable[data.EvalBatch]:
     """CIFAR-10's test images as the run takes them."""
     source = data.open_source("cifar10", "test", data_dir)
     transform = data.eval_transform(run.config.augmentation, None, channels=run.channels)
@@ -175,7 +174,7 @@ def test_error(run: TrainedRun, data_dir: Path) -> float:
         make_eval_step(network.model, mesh),
         variables,
         normalization,
-        test_batches(run, data_dir),
+        batches_to_test(run, data_dir),
         mesh,
     )
     assert result["num_examples"] == 10_000
@@ -184,7 +183,7 @@ def test_error(run: TrainedRun, data_dir: Path) -> float:
 
 def responses(run: TrainedRun, data_dir: Path) -> dict[str, float]:
     """The standard deviation of each 3x3 layer's response to the test images."""
-    found = layer_responses(run.network, test_batches(run, data_dir), data_mesh())
+    found = layer_responses(run.network, batches_to_test(run, data_dir), data_mesh())
     return {layer: round(deviation, 4) for layer, deviation in found.items()}
 
 
