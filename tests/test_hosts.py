@@ -1,5 +1,6 @@
 """Several processes as several hosts: the same run as one process with as many devices."""
 
+import json
 import os
 import signal
 import socket
@@ -8,8 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
+from resnet_jax.training import hosts as hosts_module
+from resnet_jax.training.config import ConfigError
+from resnet_jax.training.hosts import HostDied, watched_hosts
 from resnet_jax.training.records import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -115,6 +120,31 @@ def test_four_hosts_and_a_signal_to_one_of_them(tmp_path):
     four, one = curve(tmp_path / "four")[-1], curve(tmp_path / "one")[-1]
     assert four["num_examples"] == one["num_examples"] == 101
     assert four["loss"] == pytest.approx(one["loss"], rel=2e-2)
+
+
+@pytest.fixture
+def with_a_dead_host(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(hosts_module, "from_first_host", lambda value: value)
+    (tmp_path / ".hosts").mkdir()
+    (tmp_path / ".hosts" / "1").write_text(json.dumps({"host": "node7", "process": 4321}))
+    return tmp_path
+
+
+LOST = "UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error: Connection reset by peer"
+
+
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError(LOST), ValueError(LOST)])
+def test_a_dead_host_is_named_whatever_jax_raises(with_a_dead_host, error):
+    with pytest.raises(HostDied, match=r"^process 1 \(4321 on node7\) died; the same command"):
+        with watched_hosts(with_a_dead_host):
+            raise error
+
+
+@pytest.mark.parametrize("error", [ConfigError("num_steps: 0"), ValueError("too many values")])
+def test_an_error_of_this_host_blames_no_other(with_a_dead_host, error):
+    with pytest.raises(type(error), match=str(error)), watched_hosts(with_a_dead_host):
+        raise error
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,13 @@ from .padded import mirrored
 from .views import ViewBatch
 
 
+MAX_VIEWS_AHEAD = 4
+"""How many views may have been sent to the devices and not be known to be scored.
+
+Several CPU devices wait for each other for ever when some have 32 programs left to do.
+"""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoredBatch:
     """Some images of a split and what came of them; rows without `mask` are padding.
@@ -62,13 +69,18 @@ def score_batches(
         return shard_batch({"array": array}, mesh)["array"]
 
     under_way: deque[ScoredBatch] = deque()
+    sent: deque[jax.Array] = deque()
     for batch in batches:
         logits = []
         for view in batch.views:
             sizes = None if view.sizes is None else shard(view.sizes)
             images = shard(view.images)
-            shown = [images, _mirrored(images, sizes)] if mirror else [images]
-            logits += [network.logits(seen, sizes) for seen in shown for network in networks]
+            for seen in (images, _mirrored(images, sizes)) if mirror else (images,):
+                for network in networks:
+                    logits.append(network.logits(seen, sizes))
+                    sent.append(logits[-1])
+                    if len(sent) > MAX_VIEWS_AHEAD:
+                        sent.popleft().block_until_ready()
         result = _combine(logits, shard(batch.label), shard(batch.mask))
         under_way.append(ScoredBatch(batch.index, batch.label, batch.mask, *result))
         if len(under_way) > 2:  # The devices stay busy, and batches do not pile up.

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -48,7 +49,9 @@ def watched_hosts(workdir: Path) -> Iterator[None]:
         from_first_host("")  # All have their locks now; what earlier runs left is overwritten.
         try:
             yield
-        except jax.errors.JaxRuntimeError as error:
+        except (jax.errors.JaxRuntimeError, ValueError) as error:
+            if not _is_of_runtime(error):
+                raise
             gone = _gone_soon(folder)
             own.truncate(0)  # This process goes because of them, and is none of them.
             if not gone:
@@ -56,6 +59,13 @@ def watched_hosts(workdir: Path) -> Iterator[None]:
             raise HostDied(
                 f"{', '.join(gone)} died; the same command goes on from the last checkpoint"
             ) from error
+
+
+def _is_of_runtime(error: Exception) -> bool:
+    """Tells XLA's errors from this package's: some arrive as a plain ValueError with a status."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or (
+        type(error) is ValueError and re.match(r"[A-Z_]+: ", str(error)) is not None
+    )
 
 
 def _gone_soon(folder: Path) -> list[str]:

@@ -165,6 +165,14 @@ def test_an_ensemble_averages_softmax_scores():
         check(result, scores, expected, PHOTOGRAPHS)
 
 
+def test_many_networks_and_views_do_not_block_several_devices():
+    """XLA's CPU devices wait for each other for ever when 32 programs are left to one of them."""
+    protocol = make_protocol("ten_crop", data.eval_transform("imagenet", 24, 30))
+    one, _ = fast(protocol, [network()], PHOTOGRAPHS, 8, devices=8)
+    many, _ = fast(protocol, [network()] * 20, PHOTOGRAPHS, 8, devices=8)
+    assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
 def test_a_mean_image_is_subtracted_where_it_fits_and_its_channel_means_elsewhere():
     rng = np.random.default_rng(0)
     mean = rng.uniform(size=(24, 24, 3)).astype(np.float32)
