@@ -25,6 +25,18 @@ settings.register_profile("resnet_jax", deadline=None, derandomize=True)
 settings.load_profile("resnet_jax")
 
 
+@pytest.fixture(scope="module")
+def resnet8() -> Iterator[str]:
+    """The name of a small model, which is there for the tests of a file."""
+    from tests import resnet8
+
+    with pytest.MonkeyPatch.context() as patch:
+        models = dict(resnet8.registry._MODELS)
+        resnet8.add(models)
+        patch.setattr(resnet8.registry, "_MODELS", models)
+        yield resnet8.NAME
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs() -> Iterator[None]:
     """Frees the compiled programs of a file of tests, gigabytes in sum over the whole suite."""

@@ -32,7 +32,7 @@ def start(workdir, devices=1, processes=1, index=0, port=0, **changes):
         "checkpoint_every": 4,
         "learning_rate": 0.01,
     }
-    command = [sys.executable, "train.py", "--config", "configs/fashion_mnist_demo.py"]
+    command = [sys.executable, "train.py", "--config", "tests/resnet8.py"]
     command += ["--workdir", str(workdir)]
     command += [f"--config.{key}={value}" for key, value in (settings | changes).items()]
     if processes > 1:

@@ -1,5 +1,6 @@
 """The command `python train.py` from outside: a run that is taken up again."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,17 @@ DEMO = "configs/fashion_mnist_demo.py"
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "train.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # One device, as outside of the tests.
+    environment = os.environ | {"XLA_FLAGS": ""}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_the_same_command_goes_on_where_it_stopped(tmp_path):
     def go(num_steps):
         arguments = [f"--config.num_steps={num_steps}", "--config.log_every=2"]
+        arguments += ["--config.schedule_steps=560"]
         result = start("--config", DEMO, "--workdir", str(tmp_path), *arguments)
         assert result.returncode == 0 and result.stderr == "", result.stderr
         return result.stdout.splitlines()

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = {
     "batch_size": 8,
     "num_steps": 30,
+    "schedule_steps": 30,
     "log_every": 2,
     "eval_every": 10,
     "eval_split": "test[:256]",

@@ -73,6 +73,8 @@ def test_the_first_bad_layer(loss, bad_gradients, bad_statistics, layer):
     assert f", first bad layer {layer};" in text
 
 
+pytestmark = pytest.mark.usefixtures("resnet8")
+
 # Momentum 0.9 is stable as long as learning_rate * weight_decay is below 2 * (1 + 0.9).
 UNSTABLE = dataclasses.replace(
     CONFIG, weight_decay=60.0, warmup_steps=None, schedule="constant", log_every=5

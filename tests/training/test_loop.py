@@ -14,7 +14,7 @@ from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
 
 CONFIG = TrainConfig(
-    model="resnet20_cifar",
+    model="resnet8_cifar",
     dataset="fashion_mnist_mini",
     train_split="train[:500]",
     eval_split="test[:101]",
@@ -32,6 +32,9 @@ CONFIG = TrainConfig(
 )
 
 
+pytestmark = pytest.mark.usefixtures("resnet8")
+
+
 def run(config, workdir):
     return train(config, workdir, data_mesh(jax.devices()[:1]))
 
@@ -44,7 +47,7 @@ def saved(workdir, step):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, resnet8):
     """A run that was never stopped."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, run(CONFIG, workdir)

@@ -21,6 +21,8 @@ CONFIG = TrainConfig(
 )
 
 
+pytestmark = pytest.mark.usefixtures("resnet8")
+
 HALVES = (slice(0, 4), slice(4, 8))
 
 
@@ -38,7 +40,7 @@ def batches(count: int, size: int) -> list[dict[str, np.ndarray]]:
 def run(devices: int, data, norm_axis_name=None, **changes):
     config = dataclasses.replace(CONFIG, **changes)
     mesh = data_mesh(jax.devices()[:devices])
-    model = create_model("resnet20_cifar", 10, norm_axis_name=norm_axis_name)
+    model = create_model("resnet8_cifar", 10, norm_axis_name=norm_axis_name)
     schedule = make_schedule(config, 100)
     optimizer = make_optimizer(config)
     normalization = make_normalization("torchvision", 3)
@@ -54,7 +56,7 @@ def run(devices: int, data, norm_axis_name=None, **changes):
 
 
 @pytest.fixture(scope="module")
-def one_device():
+def one_device(resnet8):
     return run(1, batches(3, 8))
 
 

@@ -1,5 +1,6 @@
 """Runs that are asked to end: by a signal to a real process, or by a limit on their time."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -40,10 +41,15 @@ def test_a_signal_is_noted_and_the_handlers_come_back():
 
 
 def start(workdir, *arguments):
-    command = [sys.executable, "train.py", "--config", "configs/fashion_mnist_demo.py"]
-    command += ["--workdir", str(workdir), "--config.batch_size=8", "--config.log_every=5"]
+    command = [sys.executable, "train.py", "--config", "tests/resnet8.py"]
+    command += ["--workdir", str(workdir), "--config.log_every=5"]
     return subprocess.Popen(
-        [*command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},  # One device, as outside of the tests.
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -1,0 +1,31 @@
+"""A CIFAR net of eight layers for all that does not depend on depth: it compiles in a moment.
+
+In a test's own process the fixture `resnet8` adds it to the named models; in a process that a test
+starts, this file does so as its configuration.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from resnet_jax.models import registry
+
+ROOT = Path(__file__).parents[1]
+NAME = "resnet8_cifar"
+
+
+def add(models=registry._MODELS):
+    models[NAME] = registry._cifar(8, residual=True)
+
+
+def get_config():
+    """The demo's recipe. Its schedule has one length, so that all runs compile one program."""
+    add()
+    path = ROOT / "configs" / "fashion_mnist_demo.py"
+    spec = importlib.util.spec_from_file_location("demo", path)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    config = demo.get_config()
+    config.model = NAME
+    config.batch_size = 8
+    config.schedule_steps = 100
+    return config
