@@ -18,7 +18,7 @@ demo: $(VENV)/.installed ## Train on the bundled images, from scratch, in runs/d
 install: $(VENV)/.installed ## Make .venv and install the package in it
 
 test: $(VENV)/.installed-test ## Run all tests
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 faults: $(VENV)/.installed-test ## Kill, damage, fill and confuse training runs (at most 20 minutes)
 	@RESNET_JAX_FAULTS=full $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15 tests/faults

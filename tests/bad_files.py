@@ -8,7 +8,6 @@ import struct
 import zlib
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch
 import resnet_jax
 from tests.data.prepare.archive_files import jpeg, make_cifar10
 from tests.data.tfds_files import encode, image_feature, label_feature, make_tfds_dataset
+from tests.quick import init
 from tests.training.runs import make_run
 
 DEMO = Path(__file__).parents[1] / "configs" / "fashion_mnist_demo.py"
@@ -83,7 +83,7 @@ class Touch:
 
 
 def make_weights(folder):
-    variables = jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    variables = init(MODEL, jnp.zeros((1, 28, 28, 1)))
     resnet_jax.save_weights(folder / "own.safetensors", variables, MODEL)
     resnet_jax.save_weights(folder / "nameless.safetensors", variables)
     whole = (folder / "own.safetensors").read_bytes()

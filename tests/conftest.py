@@ -15,6 +15,8 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     " --xla_cpu_collective_call_warn_stuck_timeout_seconds=300"
 )
+# Processes that share the cores only wait with more threads.
+os.environ.setdefault("NPROC", "1")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax-tests")
 )
@@ -23,6 +25,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # An example may compile, so its time says nothing; a failure must come back on the next run.
 settings.register_profile("resnet_jax", deadline=None, derandomize=True)
 settings.load_profile("resnet_jax")
+
+
+# Files that take a minute or so come first, for no process to be alone with one at the end.
+_LONG = ("test_family", "test_resnet.py", "test_hosts", "test_step", "test_stop", "test_faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of long files before the others; the order within a file stays."""
+    items.sort(key=lambda item: not item.path.name.startswith(_LONG))
 
 
 @pytest.fixture(scope="module")

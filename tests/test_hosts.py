@@ -113,7 +113,7 @@ def test_four_hosts_and_a_signal_to_one_of_them(tmp_path):
     out, err = hosts[0].communicate(timeout=120)
     assert hosts[0].returncode == 0, err
     finish(*hosts[1:])
-    saved = int(out.split("saved at step ")[1].split(";")[0])
+    saved = int(out.split("another host: saved at step ")[1].split(";")[0])
     assert (tmp_path / "four" / "checkpoints" / str(saved)).is_dir()
     finish(start(tmp_path / "four", devices=4, num_steps=saved + 2))
     finish(start(tmp_path / "one", devices=4, num_steps=saved + 2, checkpoint_every=100000))

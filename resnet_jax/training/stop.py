@@ -50,8 +50,7 @@ class Stop:
 
     def asked(self) -> bool:
         """Whether the run is to save its state and end."""
-        late = self._end is not None and time.monotonic() >= self._end
-        return late or self.signal is not None
+        return self._is_late() or self.signal is not None
 
     def unless_asked(self, items: Iterable[Item]) -> Iterator[Item]:
         """Passes `items` on and raises `Stopped` once the run is to end.
@@ -65,7 +64,12 @@ class Stop:
 
     def reason(self) -> str:
         """Returns what asked, for a message."""
-        return signal.Signals(self.signal).name if self.signal else "config.stop_after"
+        if self.signal:
+            return signal.Signals(self.signal).name
+        return "config.stop_after" if self._is_late() else "another host"
+
+    def _is_late(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:

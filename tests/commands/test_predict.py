@@ -16,6 +16,7 @@ from resnet_jax import data
 from resnet_jax.commands import door, predict
 from resnet_jax.data.class_names import imagenet_class_names
 from tests import torch_twins
+from tests.quick import init
 from tests.training.runs import make_run
 
 FASHION = "T-shirt/top"
@@ -118,7 +119,7 @@ def test_a_photo_is_cut_to_the_runs_size(predictions, run, photos):
 
 def test_own_weights_say_their_model(predictions, photos, tmp_path):
     model = resnet_jax.create_model("resnet20_cifar", 7)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = init(model, jnp.zeros((1, 32, 32, 3)))
     path = tmp_path / "net.safetensors"
     resnet_jax.save_weights(path, variables, model)
     [result] = predictions("--weights", str(path), "--preprocess", "none", photos[0])

@@ -9,6 +9,7 @@ from resnet_jax import data
 from resnet_jax.evaluation import evaluate, make_eval_step
 from resnet_jax.models import create_model
 from resnet_jax.parallel import data_mesh, replicate
+from tests.quick import init
 
 IMAGES, CLASSES = 37, 7
 
@@ -22,7 +23,7 @@ def setting():
         class_names=tuple("abcdefg"),
     )
     model = create_model("resnet20_cifar", CLASSES)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = init(model, jnp.zeros((1, 8, 8, 3)))
     normalization = data.make_normalization("torchvision", 3)
 
     # One image at a time, loss and ranks by NumPy.

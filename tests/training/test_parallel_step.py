@@ -17,6 +17,7 @@ from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
 from resnet_jax.training.state import TrainState, create_state
 from resnet_jax.training.step import make_train_step
+from tests.quick import apply, init
 
 CONFIG = TrainConfig(
     num_steps=20, schedule_steps=20, schedule="step", boundaries=(5,), learning_rate=0.05
@@ -178,11 +179,11 @@ def test_a_step_sends_gradients_statistics_and_sums_once():
 def test_bfloat16_logits_are_near_float32s():
     model = create_model("resnet8_cifar", CLASSES)
     images = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
-    variables = model.init(jax.random.key(1), images)
-    _, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    variables = init(model, images, 1)
+    _, updates = apply(model, variables, images, train=True, mutable=["batch_stats"])
     variables = {**variables, **updates}
     half = create_model("resnet8_cifar", CLASSES, dtype="bfloat16")
-    expected, logits = (m.apply(variables, images) for m in (model, half))
+    expected, logits = (apply(m, variables, images) for m in (model, half))
     assert logits.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
     error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)

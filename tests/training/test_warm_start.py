@@ -14,6 +14,7 @@ from resnet_jax.training import ConfigError, TrainConfig
 from resnet_jax.training.loop import train
 from resnet_jax.training.trained import open_run
 from resnet_jax.training.warm_start import load_initial
+from tests.quick import init
 
 CONFIG = TrainConfig(
     model="resnet20_cifar",
@@ -33,7 +34,7 @@ CONFIG = TrainConfig(
 def weights(tmp_path_factory):
     """A network of three classes with random statistics, and the file that holds it."""
     model = resnet_jax.create_model("resnet20_cifar", 3)
-    variables = model.init(jax.random.key(5), jnp.zeros((1, 8, 8, 1)))
+    variables = init(model, jnp.zeros((1, 8, 8, 1)), 5)
     rng = np.random.default_rng(0)
     variables["batch_stats"] = jax.tree.map(
         lambda leaf: jnp.asarray(rng.uniform(0.5, 2, leaf.shape), jnp.float32),
