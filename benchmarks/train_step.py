@@ -4,7 +4,7 @@
 
 Forward, backward and SGD with momentum and weight decay, on the same batch again and again: on the
 CPU in float32, on a GPU in bfloat16 (images that are there already, PyTorch compiled). All have the
-allocator's setting that `train.py` makes. On a GPU the peak of memory is printed, with `remat` too.
+allocator's setting that `train.py` makes. On a GPU the peak of memory is printed.
 """
 
 import gc

@@ -26,8 +26,11 @@ def convolve(
     if kernel.shape[0] == 1:
         x = x[:, ::stride, ::stride]
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
-    if kernel.shape[0] == 3 and stride == 1 and max(kernel.shape[2:]) <= 16:
-        return _by_pixel_groups(x, kernel, 4 if kernel.shape[2] <= 4 else 2)
+    if kernel.shape[0] == 3 and stride == 1:
+        if kernel.shape[2] <= 4 and kernel.shape[3] <= 16:
+            return _by_pixel_groups(x, kernel, 4)
+        if kernel.shape[2:] == (64, 64) and x.shape[2] >= 28:
+            return _by_pixel_groups(x, kernel, 2)
     return None
 
 
@@ -67,7 +70,9 @@ def kernel_gradient(
     if size != 3 or x.shape[-1] < 16:
         return None
     if stride == 1 and x.shape[0] >= 64:
-        return _kernel_gradient_over_batch(g, x)
+        half = x.shape[0] // 2  # Two convolutions, which two cores do at the same time.
+        first = _kernel_gradient_over_batch(g[:half], x[:half])
+        return first + _kernel_gradient_over_batch(g[half:], x[half:])
     if stride == 2 or x.shape[-1] >= 128:
         return _kernel_gradient_by_taps(g, x, stride)
     return None
@@ -76,8 +81,8 @@ def kernel_gradient(
 def _by_pixel_groups(x: Array, kernel: Array, size: int) -> Array | None:
     """3x3 convolution that computes `size` neighbouring pixels of the output as one.
 
-    It has `size` times the output channels, for kernels so few of which XLA's fast path leaves
-    alone or wastes its registers, at the price of multiplications by zero.
+    It has `size` times the output channels, for kernels with so few that XLA's fast path leaves
+    them alone or runs far from its best, at the price of multiplications by zero.
     """
     n, h, w, _ = x.shape
     if w % size:
