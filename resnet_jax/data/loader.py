@@ -45,6 +45,16 @@ class Batch(TypedDict):
     `train_iterator` takes it out and counts."""
 
 
+class Draw(TypedDict):
+    """What a training step takes from a data set on the devices; see `resident.py`."""
+
+    index: Int32[np.ndarray, " b"]
+    """Which images."""
+    top: NotRequired[Int32[np.ndarray, " b"]]
+    left: NotRequired[Int32[np.ndarray, " b"]]
+    mirror: NotRequired[Bool[np.ndarray, " b"]]
+
+
 class EvalBatch(Batch):
     """A batch of evaluation; where `mask` is False there is padding, not an example."""
 
@@ -60,6 +70,7 @@ def train_batches(
     shard_index: int = 0,
     shard_count: int = 1,
     on_bad_image: str = "error",
+    pixels: bool = True,
 ) -> "grain.MapDataset":
     """Returns the endless sequence of training batches; element `k` is the batch of step `k`.
 
@@ -77,6 +88,8 @@ def train_batches(
       on_bad_image: what an image that cannot be decoded does: "error" stops with a
         `BadImageError` that names it; "skip" takes the next image of the source in its place, and
         says so in the batch's `bad_images`.
+      pixels: False for `Draw`s instead, of which `resident.cut` makes the same batches on a device
+        that has the images; for the sources and transforms that `resident_arrays` takes.
 
     Returns:
       A `grain.MapDataset` of `Batch`es of `batch_size // shard_count` images. It can be pickled
@@ -92,7 +105,8 @@ def train_batches(
     share = _Share(batch_size, shard_index, shard_count)
     transform = _fit(transform, source)
     load = _TrainBatch(source, transform, share, seed, _checked(on_bad_image))
-    return grain.MapDataset.range(sys.maxsize // batch_size).map(load)
+    steps = grain.MapDataset.range(sys.maxsize // batch_size)
+    return steps.map(load if pixels else load.draw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +263,11 @@ class _TrainBatch:
         if self.on_bad_image == "skip":
             batch["bad_images"] = tuple(str(error) for error in bad.values())
         return batch
+
+    def draw(self, step: int) -> Draw:
+        """What the batch of a step is made of, for a transform that can say it."""
+        index = self.indices(step).astype(np.int32)
+        return Draw(index=index, **self.transform.draw(self.uniforms(step)))  # type: ignore
 
     def indices(self, step: int) -> Int64[np.ndarray, " b"]:
         """The examples in this share of the batch of a step."""

@@ -64,6 +64,10 @@ class AsIs(Transform):
         """Returns the images, converted if they have other channels."""
         return _with_channels(images, self.channels)
 
+    def draw(self, uniforms: Float[np.ndarray, "n d"]) -> dict[str, np.ndarray]:
+        """Returns what the random numbers come to, an array a name; nothing here."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PadCropMirror(AsIs):
@@ -109,12 +113,17 @@ class PadCropMirror(AsIs):
             (step_image, step_row, step_pixel, step_row, step),
             writeable=False,
         )
-        top, left = (uniforms[:, :2].T * (2 * pad + 1)).astype(np.intp)
-        out = crops[np.arange(n), top, left].reshape(images.shape)
-        mirrored = uniforms[:, 2] < 0.5
+        drawn = self.draw(uniforms)
+        out = crops[np.arange(n), drawn["top"], drawn["left"]].reshape(images.shape)
+        mirrored = drawn["mirror"]
         # Twice as fast as a slice with a step of -1.
         out[mirrored] = out[mirrored].take(np.arange(width)[::-1], axis=2)
         return out
+
+    def draw(self, uniforms: Float[np.ndarray, "n 3"]) -> dict[str, np.ndarray]:
+        """Returns `top` and `left` of each crop in the padded image, and where to `mirror`."""
+        top, left = (uniforms[:, :2].T * (2 * self.padding + 1)).astype(np.int32)
+        return {"top": top, "left": left, "mirror": uniforms[:, 2] < 0.5}
 
 
 def train_transform(

@@ -16,7 +16,6 @@ from .network import Network
 from .padded import mirrored
 from .views import ViewBatch
 
-
 MAX_VIEWS_AHEAD = 4
 """How many views may have been sent to the devices and not be known to be scored.
 

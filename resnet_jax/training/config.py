@@ -70,6 +70,9 @@ class TrainConfig:
 
     loader_workers: int = 0
     """Processes that load, each with its threads; with 0 the threads are the run's own."""
+    device_resident: str = "auto"
+    """Whether the training images are kept on the devices, which cut the same batches from them:
+    `yes`, `no`, or `auto`, on an accelerator where they are arrays of at most 1 GiB."""
 
     # The optimiser.
     batch_size: int = 256
@@ -147,6 +150,7 @@ UNTIED = (
     "data_dir",
     "loader_threads",
     "loader_workers",
+    "device_resident",
     "eval_batch_size",
     "num_steps",
     "num_epochs",
@@ -167,6 +171,7 @@ _CHOICES = {
     "schedule": ("constant", "step", "cosine", "plateau"),
     "color_augmentation": ("none", "pca"),
     "on_bad_image": ("error", "skip"),
+    "device_resident": ("auto", "yes", "no"),
     "on_nan": ("stop", "rollback"),
     "channels": (1, 3),
     "augmentation": AUGMENTATIONS,

@@ -11,6 +11,9 @@ from ..models import ResNet, create_model
 from ..parallel import DATA_AXIS
 from .config import ConfigError, TrainConfig, check_boundaries, in_steps
 
+MAX_RESIDENT_BYTES = 2**30
+"""How large the images may be that the devices keep without being asked to."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -85,6 +88,11 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
             f"config.color_augmentation='pca' needs images of 3 channels, not {image_shape[2]}; "
             "leave it out"
         )
+    if config.device_resident == "yes" and not data.resident_arrays(train_source, train_transform):
+        raise ConfigError(
+            "config.device_resident='yes' needs a data set of arrays and augmentation 'none' or "
+            f"'cifar', not {config.dataset!r} with {config.augmentation!r}; leave it at 'auto'"
+        )
     model = create_model(
         config.model,
         num_classes=num_classes,
@@ -119,8 +127,31 @@ def compute_normalization(config: TrainConfig, experiment: Experiment) -> data.N
     return data.make_normalization(config.preprocess, experiment.image_shape[2], pixel_mean)
 
 
-def train_iterator(config: TrainConfig, experiment: Experiment) -> data.TrainIterator:
-    """Returns this host's endless batches, from the first step on; its state is a position."""
+def resident_dataset(
+    config: TrainConfig, experiment: Experiment, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the training images and labels if the devices are to keep them, else None."""
+    if config.device_resident == "no":
+        return None
+    on_cpu = mesh.devices.flat[0].platform == "cpu"  # Which would keep them twice, for nothing.
+    if config.device_resident == "auto" and on_cpu:
+        return None
+    arrays = data.resident_arrays(experiment.train_source, experiment.train_transform)
+    if config.device_resident == "auto" and arrays and arrays[0].nbytes > MAX_RESIDENT_BYTES:
+        return None
+    return arrays
+
+
+def train_iterator(
+    config: TrainConfig, experiment: Experiment, pixels: bool = True
+) -> data.TrainIterator:
+    """Returns this host's endless batches, from the first step on; its state is a position.
+
+    Args:
+      config: the run.
+      experiment: its parts.
+      pixels: False where the devices keep the images: batches say then what to cut from them.
+    """
     dataset = data.train_batches(
         experiment.train_source,
         experiment.train_transform,
@@ -129,6 +160,7 @@ def train_iterator(config: TrainConfig, experiment: Experiment) -> data.TrainIte
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
         on_bad_image=config.on_bad_image,
+        pixels=pixels,
     )
     return data.train_iterator(
         dataset, num_threads=config.loader_threads, num_workers=config.loader_workers

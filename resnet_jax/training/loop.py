@@ -20,6 +20,7 @@ from .experiment import (
     compute_normalization,
     eval_batches,
     open_experiment,
+    resident_dataset,
     train_iterator,
 )
 from .health import Diverged
@@ -112,7 +113,11 @@ class _Run:
         self._optimizer = make_optimizer(config)
         schedule = make_schedule(config, len(experiment.train_source))
         model = experiment.model
-        self._train_step = make_train_step(config, model, self._optimizer, schedule, mesh)
+        arrays = resident_dataset(config, experiment, mesh)
+        self._dataset: tuple[Any, ...] = replicate(arrays, mesh) if arrays else ()
+        self._train_step = make_train_step(
+            config, model, self._optimizer, schedule, mesh, experiment.train_transform
+        )
         self._eval_step = make_eval_step(model, mesh)
         self._rollbacks = 0
 
@@ -125,7 +130,9 @@ class _Run:
         config, mesh, num_steps = self._config, self._mesh, self._experiment.num_steps
         state = self._first_state()
         with (
-            contextlib.closing(train_iterator(config, self._experiment)) as batches,
+            contextlib.closing(
+                train_iterator(config, self._experiment, pixels=not self._dataset)
+            ) as batches,
             Checkpoints(self._workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
         ):
             step, evaluated, rollbacks = checkpoints.latest_step() or 0, True, 0
@@ -172,7 +179,9 @@ class _Run:
                         break
 
                     batch = pace.next_batch(batches)
-                    state, metrics = self._train_step(state, shard_batch(batch, mesh))
+                    state, metrics = self._train_step(
+                        state, shard_batch(batch, mesh), self._dataset
+                    )
                     step += 1
                     pace.sent(metrics)
                     profile.sent(step, metrics)

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ..data import pca_shift
+from ..data import Transform, cut, pca_shift
 from ..evaluation.metrics import ErrorSums, cross_entropy, error_sums
 from ..parallel import DATA_AXIS
 from .config import TrainConfig
@@ -18,7 +18,7 @@ from .health import Health
 from .state import TrainState
 
 Metrics = dict[str, Any]
-TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -27,8 +27,9 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     mesh: Mesh,
+    transform: Transform | None = None,
 ) -> TrainStep:
-    """Returns the compiled `train_step(state, batch) -> (state, metrics)`.
+    """Returns the compiled `train_step(state, batch, dataset=()) -> (state, metrics)`.
 
     The old state's memory is reused for the new one; loss and errors add up in `state.sums`.
     `metrics` holds the step's `learning_rate`, its `health` and `stop`, the number of devices whose
@@ -45,7 +46,9 @@ def make_train_step(
       optimizer: what turns gradients into updates, for a learning rate of one.
       schedule: the learning rate as a function of the number of updates done.
       mesh: the devices; `state` comes replicated over them, `batch` (`image` uint8 `[n, h, w, c]`,
-        `label` int32 `[n]`) split.
+        `label` int32 `[n]`) split. With a `dataset`, the images and labels of the whole training
+        split, replicated, `batch` is a `data.Draw` that says what to cut from it.
+      transform: what a `dataset`'s batches are cut by.
     """
 
     def color_shift(state: TrainState, num_images: int) -> Float[Array, "n 3"] | None:
@@ -95,10 +98,14 @@ def make_train_step(
         unroll = parts if mesh.devices.flat[0].platform == "cpu" else 1
         return jax.lax.scan(add, start, split, unroll=unroll)[0]
 
-    def device_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        images = state.normalization(batch["image"], color_shift(state, len(batch["image"])))
+    def device_step(state: TrainState, batch: Any, dataset: Any) -> tuple[TrainState, Metrics]:
+        if transform is not None and dataset:
+            pixels, labels = cut(transform, dataset, batch)
+        else:
+            pixels, labels = batch["image"], batch["label"]
+        images = state.normalization(pixels, color_shift(state, len(pixels)))
         grads, batch_stats, sums = accumulated_gradients(
-            state.params, state.batch_stats, images, batch["label"]
+            state.params, state.batch_stats, images, labels
         )
         grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
         wishes = jnp.sum(batch["stop"]) if "stop" in batch else jnp.zeros((), jnp.int32)
@@ -123,12 +130,16 @@ def make_train_step(
     step = jax.shard_map(
         device_step,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS)),
+        in_specs=(PartitionSpec(), PartitionSpec(DATA_AXIS), PartitionSpec()),
         out_specs=PartitionSpec(),
         # Gradients stay each device's own until the explicit mean above.
         check_vma=False,
     )
-    return jax.jit(step, donate_argnums=0)
+
+    def train_step(state: TrainState, batch: Any, dataset: Any = ()) -> tuple[TrainState, Metrics]:
+        return step(state, batch, dataset)
+
+    return jax.jit(train_step, donate_argnums=0)
 
 
 def _moved(config: TrainConfig, state: TrainState, params: Any, batch_stats: Any) -> Any:

@@ -1,4 +1,5 @@
-# Trains on a disk of its own: until it is full, then read-only, and with room again if asked to.
+# Trains on a disk of its own: until it is full, then read-only. If asked to, with room again, and
+# from the beginning on one that goes read-only during the run.
 # Arguments: where to mount it, its size, where to leave what came of it, its size in the end or
 # nothing, the command.
 disk=$1 size=$2 out=$3 room=$4
@@ -17,3 +18,10 @@ life read-only "$@"
 [ -z "$room" ] && exit
 mount -o "remount,rw,size=$room" "$disk"
 life room "$@"
+umount "$disk"
+mount -t tmpfs -o "size=$room" none "$disk"
+{
+    until [ -e "$disk/checkpoints/8" ]; do sleep 0.01; done
+    mount --bind "$disk" "$disk" && mount -o remount,ro,bind "$disk"
+} &
+life gone "$@"

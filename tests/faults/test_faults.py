@@ -162,6 +162,12 @@ def test_a_disk_that_is_full_then_read_only(tmp_path, reference, outcome):
         assert status_and_error("room") == (0, "")
         processes.check_same(left / "room", reference, 30)
         outcome("room on the disk again", 1, "resumed; bit for bit the undisturbed run")
+        status, err = status_and_error("gone")
+        assert status == 1, err
+        processes.one_line(err, "failed: Read-only file system", str(disk))
+        check_last_good(left / "gone")
+        assert processes.steps(left / "gone")[-1] < 30
+        outcome("gone read-only during a run", 1, "status 1, one line; the last good one is whole")
 
 
 def test_a_quota(tmp_path, reference, outcome):

@@ -174,6 +174,24 @@ def test_loader_workers_do_not_change_a_run(tmp_path, workers):
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
+def test_images_kept_on_the_device_do_not_change_a_run(whole, tmp_path):
+    """Also where a run that the host cut the images for is taken up again with them."""
+    run(dataclasses.replace(CONFIG, num_steps=37), tmp_path)
+    run(dataclasses.replace(CONFIG, device_resident="yes"), tmp_path)
+    (expected, position), (state, other) = saved(whole[0], 60), saved(tmp_path, 60)
+    assert position == other
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_images_in_files_cannot_be_kept_on_the_device(tmp_path):
+    config = dataclasses.replace(
+        CONFIG, device_resident="yes", augmentation="imagenet", image_size=8
+    )
+    with pytest.raises(ConfigError, match="device_resident='yes' needs a data set of arrays"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(tmp_path):
     """With shared statistics the number of devices does not change the run."""
     config = dataclasses.replace(

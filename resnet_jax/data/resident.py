@@ -1,0 +1,60 @@
+"""A data set that is on the devices: steps are sent numbers that say what to cut, not pixels.
+
+`train_batches(..., pixels=False)` makes these numbers, from the same seed as the pixels: the images
+of a step are bit for bit those that the host would have cut.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int32, UInt8
+
+from .base import ArraySource, Source
+from .transform import NO_UNIFORMS, Transform
+from .transforms import AsIs, PadCropMirror
+
+
+def resident_arrays(
+    source: Source, transform: Transform
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]] | None:
+    """Returns the images and labels of a source, for `cut` to cut batches from.
+
+    None where that cannot be: images in files, or a transform that scales them.
+    """
+    if not (isinstance(source, ArraySource) and isinstance(transform, AsIs)):
+        return None
+    whole = AsIs(channels=transform.channels)
+    return whole.batch(source.images, NO_UNIFORMS), source.labels
+
+
+def cut(
+    transform: Transform,
+    dataset: tuple[UInt8[Array, "n h w c"], Int32[Array, " n"]],
+    draw: Mapping[str, Any],
+) -> tuple[UInt8[Array, "b h w c"], Int32[Array, " b"]]:
+    """Returns the images and labels of a batch, within a compiled program.
+
+    Args:
+      transform: the one that the numbers were drawn for.
+      dataset: what `resident_arrays` returned.
+      draw: the batch's `Draw`.
+    """
+    images, labels = dataset
+    batch, label = images[draw["index"]], labels[draw["index"]]
+    if not isinstance(transform, PadCropMirror):
+        return batch, label
+    b, height, width, channels = batch.shape
+    pad = transform.padding
+    fill = jnp.broadcast_to(jnp.asarray(transform.fill, jnp.uint8), channels)
+    padded = jnp.broadcast_to(fill, (b, height + 2 * pad, width + 2 * pad, channels))
+    padded = lax.dynamic_update_slice(padded, batch, (0, pad, pad, 0))
+
+    def crop(image: Array, top: Array, left: Array) -> Array:
+        return lax.dynamic_slice(image, (top, left, 0), (height, width, channels))
+
+    batch = jax.vmap(crop)(padded, draw["top"], draw["left"])
+    return jnp.where(draw["mirror"][:, None, None, None], batch[:, :, ::-1], batch), label
