@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -58,11 +59,12 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         if _is_failure(error):
             hint = "" if debug else " (RESNET_JAX_DEBUG=1 shows the traceback)"
             status = _end(error, f"failed: {_describe(error)}{hint}", FAILED, debug)
-            _leave_other_hosts()
+            if _has_other_hosts() or _has_threads():
+                _leave()
             sys.exit(status)
         if _has_other_hosts():
             traceback.print_exception(error)
-            _leave_other_hosts()
+            _leave()
         raise
 
 
@@ -71,12 +73,17 @@ def _has_other_hosts() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-def _leave_other_hosts() -> None:
-    """Ends this process at once if it is one of several: leaving in order would wait for all."""
-    if _has_other_hosts():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(FAILED)
+def _has_threads() -> bool:
+    """Whether threads are left that Python would wait for: those of a save that has failed do."""
+    own = threading.current_thread()
+    return any(thread is not own and not thread.daemon for thread in threading.enumerate())
+
+
+def _leave() -> NoReturn:
+    """Ends this process at once; leaving in order would wait for other hosts or threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(FAILED)
 
 
 def _end(error: BaseException, message: str, status: int, debug: bool) -> int:

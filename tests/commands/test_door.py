@@ -117,3 +117,19 @@ door.run(main)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.count("chatter") >= 3 if debug else done.stderr == ""
+
+
+def test_a_failure_does_not_wait_for_the_threads_of_a_save():
+    program = """
+import threading, time
+from resnet_jax.commands import door
+def main():
+    threading.Thread(target=time.sleep, args=[60]).start()
+    print("so far")
+    raise OSError(30, "Read-only file system", "run/checkpoints")
+door.run(main)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (1, "so far\n")
+    assert done.stderr.startswith("resnet_jax: failed: Read-only file system: run/checkpoints")

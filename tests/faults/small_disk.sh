@@ -21,7 +21,8 @@ life room "$@"
 umount "$disk"
 mount -t tmpfs -o "size=$room" none "$disk"
 {
-    until [ -e "$disk/checkpoints/8" ]; do sleep 0.01; done
+    while [ ! -e "$disk/checkpoints/8" ] && [ ! -e "$out/gone.status" ]; do sleep 0.02; done
     mount --bind "$disk" "$disk" && mount -o remount,ro,bind "$disk"
 } &
 life gone "$@"
+wait

@@ -144,6 +144,7 @@ def test_a_disk_that_is_full_then_read_only(tmp_path, reference, outcome):
         cwd=processes.ROOT,
         env=processes.environment(),
         check=not FULL,
+        timeout=240,  # A process that has failed ends at once, whatever its threads wait for.
     )
 
     def status_and_error(name):

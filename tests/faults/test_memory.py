@@ -25,9 +25,9 @@ def test_memory_stays_flat(tmp_path, workers, times, outcome):
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
-    assert len(found["resident"]) == num_steps
+    assert len(found["resident"]) == num_steps // 10
     # The first evaluations and checkpoints make what stays.
-    warm = max(found["resident"][: num_steps // 2])
+    warm = max(found["resident"][: num_steps // 20])
     growth = max(found["resident"]) / warm - 1
     assert growth < 0.02, f"{warm / 1e6:.0f} MB grew by {growth:.1%}"
     # Grain's pool, where there are workers, keeps four daemon threads, and Python its tracker of

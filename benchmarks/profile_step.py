@@ -1,0 +1,85 @@
+"""Where the time of a training step goes on the CPU: a trace, summed up by kind of operation.
+
+    python benchmarks/profile_step.py NAME BATCH [--steps N] [--peer]
+
+Times are those of all of XLA's threads together, so a step that keeps two cores busy has twice its
+length in the sum; what is missing to that, they have waited.
+"""
+
+import argparse
+import collections
+import re
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from flax_peer import flax_peer
+from train_step import jax_training, random_batch
+
+from resnet_jax import create_model
+from resnet_jax.parallel import keep_freed_memory
+
+# The first that fits; what holds others' time is left out.
+KINDS = [
+    ("", r"ThunkExecutor|^end:|Handle inputs|::"),
+    ("convolutions and matrix products", r"conv(?!ert)|dot|ynn|matmul"),
+    ("copies and transpositions", r"transpose|copy|reverse|slice|concatenate|pad"),
+    ("reductions", r"reduce"),
+    ("everything else", r""),
+]
+
+
+def kind_of(operation: str) -> str:
+    """Returns the kind of an operation, by its name in XLA's program."""
+    return next(kind for kind, pattern in KINDS if re.search(pattern, operation))
+
+
+def main() -> None:
+    """Traces some steps and prints two tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("name", help="a model")
+    parser.add_argument("batch", type=int, help="images a step")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--peer", action="store_true", help="the plain Flax twin instead")
+    arguments = parser.parse_args()
+    images, labels, num_classes = random_batch(arguments.name, arguments.batch)
+    make = flax_peer if arguments.peer else create_model
+    step = jax_training(make(arguments.name, num_classes), images, labels)
+    for _ in range(3):
+        step()
+    start = time.perf_counter()
+    for _ in range(arguments.steps):
+        step()
+    clock = (time.perf_counter() - start) / arguments.steps
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(arguments.steps):
+                step()
+        [file] = Path(folder).rglob("*.xplane.pb")
+        trace = jax.profiler.ProfileData.from_file(str(file))
+    operations: collections.Counter[str] = collections.Counter()
+    for plane in trace.planes:
+        for line in plane.lines:
+            if line.name.startswith("tf_XLA"):
+                for event in line.events:
+                    name = re.sub(r"[.\d]+(\.clone)?$", "", event.name)
+                    operations[name] += event.duration_ns / 1e6 / arguments.steps
+    kinds: collections.Counter[str] = collections.Counter()
+    for name, milliseconds in operations.items():
+        kinds[kind_of(name)] += milliseconds
+    del kinds[""]
+    total = sum(kinds.values())
+    print(f"a step takes {clock * 1000:.0f} ms without a trace; in operations, on all threads:\n")
+    print("| kind | ms a step | share |\n| --- | --- | --- |")
+    for kind, milliseconds in kinds.most_common():
+        print(f"| {kind} | {milliseconds:.0f} | {milliseconds / total:.0%} |")
+    print("\n| operation | ms a step |\n| --- | --- |")
+    own = collections.Counter({k: v for k, v in operations.items() if kind_of(k)})
+    for name, milliseconds in own.most_common(12):
+        print(f"| `{name}` | {milliseconds:.1f} |")
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    main()
