@@ -49,9 +49,14 @@ def resnet8() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forget_programs() -> Iterator[None]:
-    """Frees the compiled programs of a file of tests, gigabytes in sum over the whole suite."""
-    yield
+def programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compiles without optimisation where it is not models and training steps that are tested.
+
+    And frees the programs of a file of tests, gigabytes in sum over the whole suite.
+    """
     import jax  # Not at the top: the settings above come first.
 
+    quickly = request.path.parent.name not in ("models", "training")
+    jax.config.update("jax_disable_most_optimizations", quickly)
+    yield
     jax.clear_caches()

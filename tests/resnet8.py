@@ -5,12 +5,19 @@ starts, this file does so as its configuration.
 """
 
 import importlib.util
+import os
 from pathlib import Path
 
 from resnet_jax.models import registry
 
 ROOT = Path(__file__).parents[1]
 NAME = "resnet8_cifar"
+
+
+def environment(devices=1):
+    """For processes whose numbers are not what is tested: programs that compile fast."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_use_fusion_emitters=false"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def add(models=registry._MODELS):

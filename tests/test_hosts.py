@@ -1,7 +1,6 @@
 """Several processes as several hosts: the same run as one process with as many devices."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from resnet_jax.training import hosts as hosts_module
 from resnet_jax.training.config import ConfigError
 from resnet_jax.training.hosts import HostDied, watched_hosts
 from resnet_jax.training.records import read_metrics
+from tests.resnet8 import environment
 
 ROOT = Path(__file__).parents[1]
 STEPS = 12
@@ -38,15 +38,10 @@ def start(workdir, devices=1, processes=1, index=0, port=0, **changes):
     if processes > 1:
         command += ["--distributed", "--coordinator", f"localhost:{port}"]
         command += ["--num_processes", str(processes), "--process_id", str(index)]
-    environment = os.environ | {
-        # The second compiles in half the time, and here it is not numbers that are tested.
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-        " --xla_cpu_use_fusion_emitters=false",
-    }
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env=environment,
+        env=environment(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,11 +1,11 @@
 """The command `python train.py` from outside: a run that is taken up again."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from resnet_jax.training.records import read_metrics
+from tests.resnet8 import environment
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "tests/resnet8.py"  # The demo itself is part of .ci/run.
@@ -13,10 +13,8 @@ CONFIG = "tests/resnet8.py"  # The demo itself is part of .ci/run.
 
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "train.py", *arguments]
-    # One device, as outside of the tests.
-    environment = os.environ | {"XLA_FLAGS": ""}
     return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
     )
 
 

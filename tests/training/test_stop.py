@@ -1,6 +1,5 @@
 """Runs that are asked to end: by a signal to a real process, or by a limit on their time."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from resnet_jax.training.records import read_metrics
 from resnet_jax.training.stop import Stop, Stopped, parse_duration
+from tests.resnet8 import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def start(workdir, *arguments):
     return subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": ""},  # One device, as outside of the tests.
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
