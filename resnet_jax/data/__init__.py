@@ -20,7 +20,6 @@ from .iterator import TrainIterator as TrainIterator
 from .iterator import train_iterator as train_iterator
 from .loader import ON_BAD_IMAGE as ON_BAD_IMAGE
 from .loader import Batch as Batch
-from .loader import Draw as Draw
 from .loader import EvalBatch as EvalBatch
 from .loader import EvalBatches as EvalBatches
 from .loader import eval_batches as eval_batches
@@ -29,6 +28,7 @@ from .loader import train_batches as train_batches
 from .normalization import PREPROCESSES as PREPROCESSES
 from .normalization import Normalization as Normalization
 from .normalization import make_normalization as make_normalization
+from .resident import can_be_resident as can_be_resident
 from .resident import cut as cut
 from .resident import resident_arrays as resident_arrays
 from .sources import BUNDLED as BUNDLED

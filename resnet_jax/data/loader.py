@@ -45,16 +45,6 @@ class Batch(TypedDict):
     `train_iterator` takes it out and counts."""
 
 
-class Draw(TypedDict):
-    """What a training step takes from a data set on the devices; see `resident.py`."""
-
-    index: Int32[np.ndarray, " b"]
-    """Which images."""
-    top: NotRequired[Int32[np.ndarray, " b"]]
-    left: NotRequired[Int32[np.ndarray, " b"]]
-    mirror: NotRequired[Bool[np.ndarray, " b"]]
-
-
 class EvalBatch(Batch):
     """A batch of evaluation; where `mask` is False there is padding, not an example."""
 
@@ -88,8 +78,9 @@ def train_batches(
       on_bad_image: what an image that cannot be decoded does: "error" stops with a
         `BadImageError` that names it; "skip" takes the next image of the source in its place, and
         says so in the batch's `bad_images`.
-      pixels: False for `Draw`s instead, of which `resident.cut` makes the same batches on a device
-        that has the images; for the sources and transforms that `resident_arrays` takes.
+      pixels: False for what batches are made of, `index` and the transform's `draw`, of which
+        `cut` makes the same batches on a device that has the images; for the sources and
+        transforms that `resident_arrays` takes.
 
     Returns:
       A `grain.MapDataset` of `Batch`es of `batch_size // shard_count` images. It can be pickled
@@ -264,10 +255,10 @@ class _TrainBatch:
             batch["bad_images"] = tuple(str(error) for error in bad.values())
         return batch
 
-    def draw(self, step: int) -> Draw:
-        """What the batch of a step is made of, for a transform that can say it."""
+    def draw(self, step: int) -> dict[str, np.ndarray]:
+        """What the batch of a step is made of: which images, and what the transform draws."""
         index = self.indices(step).astype(np.int32)
-        return Draw(index=index, **self.transform.draw(self.uniforms(step)))  # type: ignore
+        return {"index": index, **self.transform.draw(self.uniforms(step))}
 
     def indices(self, step: int) -> Int64[np.ndarray, " b"]:
         """The examples in this share of the batch of a step."""

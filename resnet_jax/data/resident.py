@@ -18,14 +18,16 @@ from .transform import NO_UNIFORMS, Transform
 from .transforms import AsIs, PadCropMirror
 
 
+def can_be_resident(source: Source, transform: Transform) -> bool:
+    """Whether the images are arrays, and what becomes of them is a part of their own size."""
+    return isinstance(source, ArraySource) and isinstance(transform, AsIs)
+
+
 def resident_arrays(
     source: Source, transform: Transform
 ) -> tuple[UInt8[np.ndarray, "n h w c"], Int32[np.ndarray, " n"]] | None:
-    """Returns the images and labels of a source, for `cut` to cut batches from.
-
-    None where that cannot be: images in files, or a transform that scales them.
-    """
-    if not (isinstance(source, ArraySource) and isinstance(transform, AsIs)):
+    """Returns the images and labels of a source, for `cut` to cut batches from, if there can be."""
+    if not (isinstance(source, ArraySource) and can_be_resident(source, transform)):
         return None
     whole = AsIs(channels=transform.channels)
     return whole.batch(source.images, NO_UNIFORMS), source.labels
@@ -41,7 +43,7 @@ def cut(
     Args:
       transform: the one that the numbers were drawn for.
       dataset: what `resident_arrays` returned.
-      draw: the batch's `Draw`.
+      draw: an element of `train_batches(..., pixels=False)`.
     """
     images, labels = dataset
     batch, label = images[draw["index"]], labels[draw["index"]]

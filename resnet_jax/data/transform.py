@@ -7,6 +7,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from .errors import DataError
+
 NO_UNIFORMS = np.empty(0)
 
 
@@ -40,6 +42,14 @@ class Transform(abc.ABC):
         uniforms: Float[np.ndarray, " d"] = NO_UNIFORMS,
     ) -> UInt8[np.ndarray, "H W C"]:
         """Transforms one image, by `num_uniforms` numbers in [0, 1)."""
+
+    def draw(self, uniforms: Float[np.ndarray, "n d"]) -> dict[str, np.ndarray]:
+        """Returns what the random numbers come to, an array a name, for a device to do it.
+
+        Raises:
+          DataError: only the host can do what this transform does.
+        """
+        raise DataError(f"{type(self).__name__} cuts on the host alone; ask for pixels")
 
     def batch(
         self, images: UInt8[np.ndarray, "n h w c"], uniforms: Float[np.ndarray, "n d"]

@@ -67,7 +67,6 @@ class TrainConfig:
     """`error`: an image that cannot be decoded ends the run; `skip`: the next one stands in."""
     loader_threads: int | None = None
     """Batches made ready at a time, a thread each; one a processor, at most 16, if not given."""
-
     loader_workers: int = 0
     """Processes that load, each with its threads; with 0 the threads are the run's own."""
     device_resident: str = "auto"

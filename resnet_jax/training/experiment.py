@@ -88,7 +88,7 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
             f"config.color_augmentation='pca' needs images of 3 channels, not {image_shape[2]}; "
             "leave it out"
         )
-    if config.device_resident == "yes" and not data.resident_arrays(train_source, train_transform):
+    if config.device_resident == "yes" and not data.can_be_resident(train_source, train_transform):
         raise ConfigError(
             "config.device_resident='yes' needs a data set of arrays and augmentation 'none' or "
             f"'cifar', not {config.dataset!r} with {config.augmentation!r}; leave it at 'auto'"

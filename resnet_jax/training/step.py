@@ -47,7 +47,7 @@ def make_train_step(
       schedule: the learning rate as a function of the number of updates done.
       mesh: the devices; `state` comes replicated over them, `batch` (`image` uint8 `[n, h, w, c]`,
         `label` int32 `[n]`) split. With a `dataset`, the images and labels of the whole training
-        split, replicated, `batch` is a `data.Draw` that says what to cut from it.
+        split, replicated, `batch` says what to cut from it (`data.train_batches`, `pixels=False`).
       transform: what a `dataset`'s batches are cut by.
     """
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.models import BasicBlock, ResNet
+from tests.quick import OPTIONS, init
 
 
 def small_model(**options):
@@ -15,17 +16,13 @@ def small_model(**options):
 
 def apply_quickly(model, variables):
     """The logits of normalised images, by a program that takes less time to compile than to run."""
-    options = {"xla_backend_optimization_level": 0}
-    return jax.jit(lambda images: model.apply(variables, images), compiler_options=options)
+    return jax.jit(lambda images: model.apply(variables, images), compiler_options=OPTIONS)
 
 
 def random_variables(model, channels=3, seed=0):
     """Parameters and statistics drawn at random; scales, biases and means matter."""
     rng = np.random.default_rng(seed)
-    images = jnp.zeros((1, 32, 32, channels))
-    options = {"xla_backend_optimization_level": 0}
-    init = jax.jit(lambda key: model.init(key, images), compiler_options=options)
-    variables = init(jax.random.key(seed))
+    variables = init(model, jnp.zeros((1, 32, 32, channels)), seed)
 
     def draw(path, leaf):
         name = path[-1].key

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from resnet_jax.parallel import data_mesh
 from resnet_jax.training import ConfigError, TrainConfig
+from resnet_jax.training import experiment as experiment_module
+from resnet_jax.training.experiment import open_experiment, resident_dataset
 from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
 
@@ -181,6 +184,20 @@ def test_images_kept_on_the_device_do_not_change_a_run(whole, tmp_path):
     (expected, position), (state, other) = saved(whole[0], 60), saved(tmp_path, 60)
     assert position == other
     jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_an_accelerator_keeps_the_images_if_they_are_not_too_many(monkeypatch):
+    experiment = open_experiment(CONFIG, data_mesh(jax.devices()[:1]))
+
+    def kept(platform, **changes):
+        device = types.SimpleNamespace(platform=platform)
+        mesh = types.SimpleNamespace(devices=np.array([device]))
+        config = dataclasses.replace(CONFIG, **changes)
+        return resident_dataset(config, experiment, mesh) is not None
+
+    assert kept("gpu") and not kept("cpu") and not kept("gpu", device_resident="no")
+    monkeypatch.setattr(experiment_module, "MAX_RESIDENT_BYTES", 500 * 28 * 28 - 1)
+    assert not kept("gpu") and kept("gpu", device_resident="yes")
 
 
 def test_images_in_files_cannot_be_kept_on_the_device(tmp_path):
