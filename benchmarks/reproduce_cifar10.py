@@ -10,6 +10,9 @@ test images, once, and summed up in `docs/results/cifar10/`; from the summaries 
 
 With `--budget` the list is fitted to the time: nets in order, then seeds, leaving out those that
 would not end in time. With `--num_steps` the schedule is shortened along.
+
+`--ship NET` writes the weights of the net's best full run, by validation error, for
+`load_pretrained`.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from resnet_jax import data
+from resnet_jax import data, interop, save_weights
 from resnet_jax.evaluation import evaluate, layer_responses, make_eval_step, plot_responses
 from resnet_jax.parallel import data_mesh, replicate
 from resnet_jax.training.records import plot_curves, read_metrics
@@ -34,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 RESULTS = ROOT / "docs" / "results"
 SUMMARIES = RESULTS / "cifar10"
+PRETRAINED = Path(interop.__file__).parent / "pretrained"
 
 # In order of interest; test errors in per cent of Table 6, which gives none for plain nets.
 PAPER = {
@@ -196,6 +200,31 @@ def processor() -> str:
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "?")
 
 
+def ship(net: str, runs_dir: Path) -> None:
+    """Writes the last weights of the best of a net's full runs, which validation decides."""
+    summaries = [json.loads(path.read_text()) for path in SUMMARIES.glob(f"{net}-{FULL}-*.json")]
+    if not summaries:
+        sys.exit(f"no run of {net} has ended after {FULL} steps; train it first")
+    best = min(summaries, key=lambda summary: (summary["validation_error"], summary["seed"]))
+    run = open_run(runs_dir / Run(net, FULL, best["seed"]).name)
+    assert run.step == FULL
+    recipe = dataclasses.asdict(run.config) | {"data_dir": None}
+    notes = {
+        "configuration": f"configs/cifar10_{net}.py:45k, seed {best['seed']}",
+        "recipe": json.dumps(recipe),
+        "data": "TFDS cifar10, train[:45000]",
+        "steps": str(run.step),
+        "preprocess": run.config.preprocess,
+        "validation_error": f"{best['validation_error']:.4f}",
+        "test_error": f"{best['test_error']:.4f}",
+    }
+    path = PRETRAINED / f"{net}_cifar10.safetensors"
+    network = run.network
+    mean = network.normalization.mean
+    save_weights(path, network.variables, network.model, pixel_mean=mean, notes=notes)
+    print(path)
+
+
 def report() -> None:
     """Writes the page and its pictures from the summaries."""
     found = [(path.stem, json.loads(path.read_text())) for path in sorted(SUMMARIES.glob("*.json"))]
@@ -295,9 +324,12 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, default=FULL)
     parser.add_argument("--budget", type=float, default=float("inf"), metavar="MINUTES")
     parser.add_argument("--report", action="store_true", help="only write the page")
+    parser.add_argument("--ship", choices=PAPER, metavar="NET", help="only write NET's weights")
     arguments = parser.parse_args()
     if arguments.report:
         return report()
+    if arguments.ship:
+        return ship(arguments.ship, arguments.runs_dir)
     if arguments.data_dir is None:
         parser.error("--data_dir is missing; name the folder that holds TFDS's cifar10")
     deadline = time.monotonic() + 60 * arguments.budget

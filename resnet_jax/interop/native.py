@@ -22,6 +22,8 @@ _PRETRAINED = Path(__file__).with_name("pretrained")
 # What every module has beside its own fields.
 _MODULE_FIELDS = ("parent", "name")
 
+_DESCRIPTION = ("model", "num_classes", "options")
+
 PIXEL_MEAN = "preprocess.mean"
 """Name of the entry that holds the mean training image, which is no variable of the model."""
 
@@ -32,6 +34,7 @@ def save_weights(
     model: ResNet | None = None,
     *,
     pixel_mean: Float[np.ndarray, "h w c"] | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes variables as a .safetensors file, whole or not at all.
 
@@ -44,9 +47,11 @@ def save_weights(
         that `load_model` needs nothing but the file.
       pixel_mean: the mean training image on [0, 1] that was subtracted from the images, if one was;
         it is kept as `preprocess.mean`, where `evaluate --weights` finds it.
+      notes: what else the metadata is to say, such as the recipe and the errors.
 
     Raises:
-      WeightsError: the path cannot be written, or the variables are not those of the model.
+      WeightsError: the path cannot be written, the variables are not those of the model, or a note
+        has a name that the file needs itself.
     """
     from safetensors.numpy import save
 
@@ -59,6 +64,9 @@ def save_weights(
         metadata |= _described(model)
     if pixel_mean is not None:
         entries = entries | {PIXEL_MEAN: np.asarray(pixel_mean, np.float32)}
+    if taken := [name for name in notes or () if name in ("format", *_DESCRIPTION)]:
+        raise WeightsError(f"the note {taken[0]!r} has a name the file needs; choose another")
+    metadata |= notes or {}
     arrays = {name: np.ascontiguousarray(value) for name, value in entries.items()}
     files.write_file(path, save(arrays, metadata))
 

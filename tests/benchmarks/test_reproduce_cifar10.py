@@ -5,7 +5,18 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from safetensors import safe_open
+
+import resnet_jax
+from resnet_jax import data
+from resnet_jax.evaluation import Network
+from resnet_jax.interop.native import read_pixel_mean
+from resnet_jax.training import TrainConfig
+from resnet_jax.training.trained import TrainedRun
+from tests import quick
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reproduce_cifar10.py"
 
@@ -27,7 +38,7 @@ def line(step, split, error):
     return {"step": step, "split": split, "loss": 1.0, "top1_error": error}
 
 
-def write_summary(script, net, num_steps, seed, test_error):
+def write_summary(script, net, num_steps, seed, test_error, validation_error=0.09):
     script.SUMMARIES.mkdir(parents=True, exist_ok=True)
     name = script.Run(net, num_steps, seed).name
     summary = {
@@ -35,7 +46,7 @@ def write_summary(script, net, num_steps, seed, test_error):
         "num_steps": num_steps,
         "seed": seed,
         "training_error": 0.01,
-        "validation_error": 0.09,
+        "validation_error": validation_error,
         "test_error": test_error,
         "seconds": 600,
         "device": "1 x cpu",
@@ -62,6 +73,40 @@ def test_the_page(script, capsys):
         for num_steps in (64000, 6400):
             picture = f"cifar10-{name}-{num_steps}.png"
             assert f"({picture})" in page and (script.RESULTS / picture).stat().st_size > 5_000
+
+
+def test_what_is_shipped(script, tmp_path, monkeypatch):
+    """The weights of the run that validation prefers, not the test images."""
+    write_summary(script, "resnet20", 64_000, 0, test_error=0.0840, validation_error=0.095)
+    write_summary(script, "resnet20", 64_000, 1, test_error=0.0860, validation_error=0.085)
+    write_summary(script, "resnet20", 6_400, 0, test_error=0.0800, validation_error=0.080)
+    model = resnet_jax.create_model("resnet20_cifar", num_classes=10)
+    variables = quick.init(model, np.zeros((1, 32, 32, 3), np.float32))
+    mean = np.linspace(0, 1, 3072, dtype=np.float32).reshape(32, 32, 3)
+    normalization = data.make_normalization("cifar", 3, mean)
+
+    def open_run(workdir):
+        assert workdir == tmp_path / "resnet20-64000-seed1"
+        config = TrainConfig(model="resnet20_cifar", data_dir="/home/me", preprocess="cifar")
+        network = Network(model, variables, normalization)
+        return TrainedRun(workdir, config, 64_000, network, channels=3)
+
+    monkeypatch.setattr(script, "open_run", open_run)
+    monkeypatch.setattr(script, "PRETRAINED", tmp_path)
+    script.ship("resnet20", tmp_path)
+    path = tmp_path / "resnet20_cifar10.safetensors"
+    assert path.stat().st_size < 1_500_000
+    loaded, loaded_variables = resnet_jax.load_model(path)
+    assert loaded == model
+    jax.tree.map(np.testing.assert_array_equal, loaded_variables, variables)
+    np.testing.assert_array_equal(read_pixel_mean(path), mean)
+    with safe_open(path, "numpy") as file:
+        notes = file.metadata()
+    assert notes["test_error"] == "0.0860" and notes["validation_error"] == "0.0850"
+    assert notes["configuration"] == "configs/cifar10_resnet20.py:45k, seed 1"
+    assert "/home/me" not in str(notes)
+    with pytest.raises(SystemExit, match="no run of resnet56 has ended after 64000 steps"):
+        script.ship("resnet56", tmp_path)
 
 
 def test_curves_are_thinned_without_a_change_of_their_mean(script):

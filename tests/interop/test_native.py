@@ -209,6 +209,17 @@ def test_pytorch_readers_send_you_here(tmp_path):
         resnet_jax.from_torch(MODEL, path)
 
 
+def test_notes_go_into_the_metadata(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    model = MODELS["named"]
+    save_weights(path, random_variables(model), model, notes={"test_error": "0.0875"})
+    with safe_open(path, "numpy") as file:
+        assert file.metadata()["test_error"] == "0.0875"
+    assert load_model(path)[0] == model
+    with pytest.raises(WeightsError, match="the note 'options' has a name the file needs"):
+        save_weights(path, random_variables(model), model, notes={"options": "{}"})
+
+
 def test_pretrained_weights_are_the_files_of_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(native, "_PRETRAINED", tmp_path)
     with pytest.raises(WeightsError, match="no pretrained weights 'resnet50'. None are shipped"):
