@@ -55,11 +55,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_over_batch(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of an array whose first axis is divided over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts a copy of every array of `tree`, equal on all hosts, on every device of `mesh`."""
     # By way of the host: a local device's array, put on several hosts' devices, cannot be saved.
@@ -77,18 +72,20 @@ def from_first_host(text: str) -> str:
     return received.tobytes().rstrip(b"\0").decode(errors="ignore")
 
 
-def shard_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+def shard_batch(batch: Mapping[str, Any], mesh: Mesh, steps: bool = False) -> dict[str, jax.Array]:
     """Splits this host's part of a batch over this host's devices.
 
     Args:
       batch: arrays `[n, ...]`, the same `n` on every host, a multiple of the host's device count.
       mesh: the mesh of all hosts.
+      steps: whether they are `[steps, n, ...]`, the batches of several steps.
 
     Returns:
-      Global arrays `[n * hosts, ...]`, split along their first axis; the copy to the device is
-      under way when this returns, not waited for.
+      Global arrays `[n * hosts, ...]`, split along that axis; the copy to the device is under way
+      when this returns, not waited for.
     """
-    sharding = split_over_batch(mesh)
+    spec = PartitionSpec(None, DATA_AXIS) if steps else PartitionSpec(DATA_AXIS)
+    sharding = NamedSharding(mesh, spec)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()

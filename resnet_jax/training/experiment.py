@@ -1,6 +1,7 @@
 """What a configuration names, opened and checked: data, network, normalisation, device counts."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -13,6 +14,9 @@ from .config import ConfigError, TrainConfig, check_boundaries, in_steps
 
 MAX_RESIDENT_BYTES = 2**30
 """How large the images may be that the devices keep without being asked to."""
+
+MAX_STEPS_AT_ONCE = 50
+"""How many steps the devices are sent at a time at most; a signal waits until they are done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +144,22 @@ def resident_dataset(
     if config.device_resident == "auto" and arrays and arrays[0].nbytes > MAX_RESIDENT_BYTES:
         return None
     return arrays
+
+
+def steps_at_once(config: TrainConfig, mesh: Mesh) -> int:
+    """Returns how many steps the devices are sent at a time, if they keep the images.
+
+    As many as fit between whatever else happens: lines of the log, evaluations, checkpoints, the
+    steps of a trace. XLA's CPU back end runs convolutions inside a loop many times slower than
+    outside, so there it is one.
+    """
+    if mesh.devices.flat[0].platform == "cpu":
+        return 1
+    first, last = config.profile_steps or (1, 0)
+    between = math.gcd(
+        config.log_every, config.eval_every, config.checkpoint_every, first - 1, last
+    )
+    return max(k for k in range(1, MAX_STEPS_AT_ONCE + 1) if between % k == 0)
 
 
 def train_iterator(

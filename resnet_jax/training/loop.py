@@ -21,6 +21,7 @@ from .experiment import (
     eval_batches,
     open_experiment,
     resident_dataset,
+    steps_at_once,
     train_iterator,
 )
 from .health import Diverged
@@ -115,6 +116,7 @@ class _Run:
         model = experiment.model
         arrays = resident_dataset(config, experiment, mesh)
         self._dataset: tuple[Any, ...] = replicate(arrays, mesh) if arrays else ()
+        self._steps_at_once = steps_at_once(config, mesh) if arrays else 1
         self._train_step = make_train_step(
             config, model, self._optimizer, schedule, mesh, experiment.train_transform
         )
@@ -178,11 +180,12 @@ class _Run:
                     if stopping or step >= num_steps:
                         break
 
-                    batch = pace.next_batch(batches)
-                    state, metrics = self._train_step(
-                        state, shard_batch(batch, mesh), self._dataset
-                    )
-                    step += 1
+                    steps = self._steps_at_once
+                    if step % steps or step + steps > num_steps:
+                        steps = 1
+                    batch = shard_batch(pace.next_batch(batches, steps), mesh, steps > 1)
+                    state, metrics = self._train_step(state, batch, self._dataset)
+                    step += steps
                     pace.sent(metrics)
                     profile.sent(step, metrics)
                     waited, bad_images = pace.take_waited(), batches.bad_images

@@ -14,7 +14,7 @@ from .step import Metrics
 from .stop import Stop
 
 MAX_STEPS_AHEAD = 4
-"""How many steps may have been sent to the devices and not be known to be done."""
+"""How many times steps may have been sent to the devices and not be known to be done."""
 
 
 class Pace:
@@ -32,25 +32,30 @@ class Pace:
         self._agreed = False
         self._waited = 0.0
 
-    def next_batch(self, batches: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Returns the next batch; notes the time in which there was none and nothing to compute."""
+    def next_batch(
+        self, batches: Iterator[dict[str, np.ndarray]], steps: int = 1
+    ) -> dict[str, np.ndarray]:
+        """Returns the next batch; notes the time in which there was none and nothing to compute.
+
+        Several steps' batches are stacked: `[steps, n, ...]`.
+        """
         start = time.monotonic()
-        batch = next(batches)
+        taken = [next(batches) for _ in range(steps)]
         if not self._sent or is_ready(self._sent[-1]):
             self._waited += time.monotonic() - start
         if self._several_hosts:
             wish = np.full(jax.local_device_count(), self._stop.asked(), np.int32)
-            batch = {**batch, "stop": wish}
-        return batch
+            taken = [{**batch, "stop": wish} for batch in taken]
+        return taken[0] if steps == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
 
     def sent(self, metrics: Metrics) -> None:
-        """Takes note of a step sent to the devices; waits if they are too far behind."""
+        """Takes note of what was sent to the devices; waits if they are too far behind."""
         self._sent.append(metrics)
         if len(self._sent) > MAX_STEPS_AHEAD:
             done = self._sent.popleft()
             done["learning_rate"].block_until_ready()
             if self._several_hosts:
-                self._agreed = bool(done["stop"])
+                self._agreed = bool(np.any(done["stop"]))
 
     def told_to_stop(self) -> bool:
         """Whether the run is to end here; the same answer on all hosts."""

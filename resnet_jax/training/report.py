@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from ..evaluation import ErrorSums
@@ -86,12 +87,12 @@ class Report:
         waited: float = 0.0,
         bad_images: int = 0,
     ) -> TrainState:
-        """Takes note of a step that has been sent to the devices.
+        """Takes note of a step, or several at once, that have been sent to the devices.
 
         Args:
-          step: number of updates that will be done with it.
-          state: the state after it.
-          metrics: what it returned.
+          step: number of updates that will be done with them.
+          state: the state after them.
+          metrics: what was returned.
           waited: seconds that the devices have waited for its data.
           bad_images: how many images could not be decoded and were replaced, so far.
 
@@ -164,7 +165,7 @@ class Report:
         since, then = self._clock
         self._clock = (interval.step, time.monotonic())
         steps, seconds = interval.step - since, self._clock[1] - then
-        values["learning_rate"] = float(interval.steps[-1]["learning_rate"])
+        values["learning_rate"] = float(np.ravel(interval.steps[-1]["learning_rate"])[-1])
         if interval.bad_images:
             values["bad_images"] = interval.bad_images
         if steps:
@@ -194,14 +195,15 @@ class Report:
         """Raises `Diverged` if the steps up to `last`, of the mean `loss`, were not all well."""
         if not steps or (steps[-1]["health"].is_finite() and loss <= EXPLODED):
             return
-        bad = len(steps) - 1
-        for index, metrics in enumerate(steps):
+        each = [metrics for sent in steps for metrics in _one_by_one(sent)]
+        bad = len(each) - 1
+        for index, metrics in enumerate(each):
             if not metrics["health"].is_finite():
                 bad = index
                 break
-        metrics = steps[bad]
+        metrics = each[bad]
         raise diverged(
-            last - len(steps) + 1 + bad,
+            last - len(each) + 1 + bad,
             metrics["health"],
             float(metrics["learning_rate"]),
             *self._layers,
@@ -211,3 +213,12 @@ class Report:
         if self._is_writer:
             self._metrics_log.write(step, split, **values)
             self._progress.log(step, split, **values)
+
+
+def _one_by_one(metrics: Metrics) -> list[Metrics]:
+    """What each step returned, of several that were sent at once."""
+    if not np.ndim(metrics["learning_rate"]):
+        return [metrics]
+    arrays = jax.device_get(metrics)
+    count = len(arrays["learning_rate"])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], arrays) for i in range(count)]

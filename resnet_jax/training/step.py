@@ -47,7 +47,9 @@ def make_train_step(
       schedule: the learning rate as a function of the number of updates done.
       mesh: the devices; `state` comes replicated over them, `batch` (`image` uint8 `[n, h, w, c]`,
         `label` int32 `[n]`) split. With a `dataset`, the images and labels of the whole training
-        split, replicated, `batch` says what to cut from it (`data.train_batches`, `pixels=False`).
+        split, replicated, `batch` says what to cut from it (`data.train_batches`, `pixels=False`),
+        and may do so for several steps (`[steps, n]`), which are then done one after the other;
+        all of `metrics` have that axis too.
       transform: what a `dataset`'s batches are cut by.
     """
 
@@ -137,6 +139,8 @@ def make_train_step(
     )
 
     def train_step(state: TrainState, batch: Any, dataset: Any = ()) -> tuple[TrainState, Metrics]:
+        if dataset and batch["index"].ndim == 2:
+            return jax.lax.scan(lambda state, batch: step(state, batch, dataset), state, batch)
         return step(state, batch, dataset)
 
     return jax.jit(train_step, donate_argnums=0)

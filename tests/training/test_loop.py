@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import types
+from functools import partial
 
 import jax
 import numpy as np
@@ -10,9 +12,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from resnet_jax.parallel import data_mesh
-from resnet_jax.training import ConfigError, TrainConfig
+from resnet_jax.training import ConfigError, TrainConfig, loop
 from resnet_jax.training import experiment as experiment_module
-from resnet_jax.training.experiment import open_experiment, resident_dataset
+from resnet_jax.training.experiment import open_experiment, resident_dataset, steps_at_once
+from resnet_jax.training.health import Diverged
 from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
 
@@ -184,6 +187,62 @@ def test_images_kept_on_the_device_do_not_change_a_run(whole, tmp_path):
     (expected, position), (state, other) = saved(whole[0], 60), saved(tmp_path, 60)
     assert position == other
     jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def test_several_steps_at_once_are_the_same_steps(tmp_path, monkeypatch):
+    """As on an accelerator; from a step that is no multiple, and up to one that is none."""
+    config = dataclasses.replace(CONFIG, learning_rate=1e-3, num_steps=23, log_every=5)
+    run(config, tmp_path / "one")
+    sent = []
+
+    def next_batch(self, batches, steps=1):
+        sent.append(steps)
+        return take(self, batches, steps)
+
+    take = loop.Pace.next_batch
+    monkeypatch.setattr(loop.Pace, "next_batch", next_batch)
+    monkeypatch.setattr(loop, "steps_at_once", lambda config, mesh: 5)
+    config = dataclasses.replace(config, device_resident="yes")
+    run(dataclasses.replace(config, num_steps=8), tmp_path / "five")
+    run(config, tmp_path / "five")
+    assert sent == [5, 1, 1, 1] + [1, 1, 5, 5, 1, 1, 1]
+    (expected, position), (state, other) = saved(tmp_path / "one", 23), saved(tmp_path / "five", 23)
+    assert position == other
+    close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, state["params"], expected["params"])
+    # The line of step 8, where the first part ended, has taken two steps off that of step 10.
+    one, five = (
+        [record for record in read_metrics(tmp_path / name) if record["step"] not in (8, 10)]
+        for name in ("one", "five")
+    )
+    for record, expected in zip(five, one, strict=True):
+        for name in ("step", "split", "top1_error", "learning_rate"):
+            assert record.get(name) == expected.get(name)
+        assert record["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+def test_the_step_of_several_that_diverged_is_named(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, learning_rate=1e12, warmup_steps=None)
+    with pytest.raises(Diverged) as one_by_one:
+        run(config, tmp_path / "one")
+    monkeypatch.setattr(loop, "steps_at_once", lambda config, mesh: 10)
+    with pytest.raises(Diverged) as at_once:
+        run(dataclasses.replace(config, device_resident="yes"), tmp_path / "ten")
+    step = re.compile(r"diverged at step (\d+)")
+    assert step.search(str(at_once.value))[1] == step.search(str(one_by_one.value))[1]
+    assert int(step.search(str(at_once.value))[1]) < 10
+
+
+def test_as_many_steps_at_once_as_fit_between_what_happens(monkeypatch):
+    def count(platform="gpu", **changes):
+        device = types.SimpleNamespace(platform=platform)
+        mesh = types.SimpleNamespace(devices=np.array([device]))
+        config = TrainConfig(log_every=100, eval_every=1000, checkpoint_every=500)
+        return steps_at_once(dataclasses.replace(config, **changes), mesh)
+
+    assert count() == 50 and count("cpu") == 1
+    assert count(log_every=10) == 10 and count(checkpoint_every=7) == 1
+    assert count(profile_steps=(101, 104)) == 4
 
 
 def test_an_accelerator_keeps_the_images_if_they_are_not_too_many(monkeypatch):
