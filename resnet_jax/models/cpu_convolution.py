@@ -1,8 +1,9 @@
 """The convolution and its gradients in forms that XLA's CPU back end runs fast.
 
-That back end has one kernel that comes near the processor's peak: a stride of one, many output
-channels, and long rows of channels to sum over. The forms below are such convolutions, or matrix
-products. Their results are those of XLA's own convolution up to rounding.
+That back end has two kernels. One comes near a core's peak for many channels, but shares its work
+among cores only where there are more than about 64 to compute; the other one always does, and
+comes near the peak for a stride of one. The forms below are such convolutions, or matrix products.
+Their results are those of XLA's own convolution up to rounding.
 
 What decides between forms was measured at float32 on an AVX-512 processor; a wrong guess costs
 time, never correctness. A precision that is asked for is that of accelerators, and has no effect.
@@ -28,9 +29,9 @@ def convolve(
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], -1)
     if kernel.shape[0] == 3 and stride == 1:
         if kernel.shape[2] <= 4 and kernel.shape[3] <= 16:
-            return _by_pixel_groups(x, kernel, 4)
-        if kernel.shape[2:] == (64, 64) and x.shape[2] >= 28:
-            return _by_pixel_groups(x, kernel, 2)
+            return _by_pixel_groups(x, kernel)
+        if max(kernel.shape[2:]) > 16 and kernel.shape[3] <= 64:
+            return _with_one_more_row(x, kernel)
     return None
 
 
@@ -78,19 +79,28 @@ def kernel_gradient(
     return None
 
 
-def _by_pixel_groups(x: Array, kernel: Array, size: int) -> Array | None:
-    """3x3 convolution that computes `size` neighbouring pixels of the output as one.
+def _by_pixel_groups(x: Array, kernel: Array) -> Array | None:
+    """3x3 convolution that computes four neighbouring pixels of the output as one.
 
-    It has `size` times the output channels, for kernels with so few that XLA's fast path leaves
-    them alone or runs far from its best, at the price of multiplications by zero.
+    It has four times the output channels, for kernels with so few that XLA's fast path leaves them
+    alone, at the price of multiplications by zero.
     """
     n, h, w, _ = x.shape
-    if w % size:
+    if w % 4:
         return None
     # Pixel i of a group sees the columns i, i + 1 and i + 2 of the group's window.
-    columns = [((0, 0), (i, size - 1 - i), (0, 0), (0, 0)) for i in range(size)]
+    columns = [((0, 0), (i, 3 - i), (0, 0), (0, 0)) for i in range(4)]
     kernels = jnp.concatenate([jnp.pad(kernel, column) for column in columns], axis=-1)
-    return _conv(x, kernels, (1, size), [(1, 1), (1, 1)]).reshape(n, h, w, -1)
+    return _conv(x, kernels, (1, 4), [(1, 1), (1, 1)]).reshape(n, h, w, -1)
+
+
+def _with_one_more_row(x: Array, kernel: Array) -> Array:
+    """3x3 convolution that computes a row more than it returns.
+
+    XLA hands a convolution over to a kernel that does those of few output channels on one core,
+    whatever there is, but not if the result is larger than the input. Its own uses all of them.
+    """
+    return _conv(x, kernel, (1, 1), [(1, 2), (1, 1)])[:, :-1]
 
 
 def _kernel_gradient_of_pixels(g: Array, x: Array) -> Array:
