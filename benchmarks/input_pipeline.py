@@ -1,6 +1,6 @@
 """Images a second from JPEG files to training batches: ours, tf.data and PyTorch's DataLoader.
 
-    python benchmarks/input_pipeline.py [--tensorflow PYTHON | --install_tensorflow]
+    python benchmarks/input_pipeline.py [--tensorflow PYTHON | --install_tensorflow] [--json FILE]
 
 Every loader decodes the same ImageNet-like JPEGs (500x375, about 80 kB, made here), crops and
 resizes them at random to 224x224, mirrors half of them and hands out batches of 64:
@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 
 HEIGHT, WIDTH, SIZE, BATCH = 375, 500, 224, 64
@@ -251,6 +252,7 @@ def main() -> None:
     parser.add_argument("--install_tensorflow", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
+    parser.add_argument("--json", metavar="FILE", help="write the ratios on all cores there")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -293,6 +295,23 @@ def main() -> None:
                     mine = medians["ours"]
                     line += f"{mine[0] / clock:10.2f}{mine[1] / processor:8.2f}"
                 print(line)
+    if arguments.json:
+        write_ratios(arguments.json, figures, all_cores)
+
+
+def write_ratios(path: str, figures: dict[tuple[str, int], list[list[float]]], cores: int) -> None:
+    """Writes what an image takes with each loader, as the other benchmarks do."""
+    seconds = {
+        loader: [common.Seconds(1 / clock, 1 / processor) for clock, processor in rounds]
+        for (loader, n), rounds in figures.items()
+        if n == cores
+    }
+    mine = seconds.pop("ours")
+    case = f"input_pipeline/{cores} cores"
+    ratios = [common.compare(f"{case}/{loader}", mine, seconds[loader]) for loader in seconds]
+    absent = [loader for loader in LOADERS if loader not in ("ours", *seconds)]
+    missing = [f"{case}/{loader} (no TensorFlow)" for loader in absent]
+    common.write(path, ratios, missing, {})
 
 
 if __name__ == "__main__":

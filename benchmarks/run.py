@@ -3,8 +3,9 @@
     python benchmarks/run.py [NAME]
 
 Writes `benchmarks/results/NAME.json` and prints a table; NAME is by default the machine's name.
-`benchmarks/check.py` compares two such files. The input pipeline's benchmark takes minutes and
-wants a Python with TensorFlow; run `benchmarks/input_pipeline.py` for it.
+`benchmarks/check.py` compares two such files. tf.data is a peer of the input pipeline only where
+this Python has TensorFlow, which is no dependency; see `benchmarks/input_pipeline.py --help`.
+`memory.py`, `profile_step.py` and `demo_bfloat16.py` have no peer, and are not run.
 """
 
 import argparse
@@ -17,7 +18,15 @@ from pathlib import Path
 
 import common
 
-SCRIPTS = ["train_step", "inference", "trainer_overhead", "warm_start", "demo"]
+SCRIPTS = [
+    "train_step",
+    "inference",
+    "cifar_loop",
+    "trainer_overhead",
+    "warm_start",
+    "demo",
+    "input_pipeline",
+]
 
 
 def main() -> int:
