@@ -5,7 +5,7 @@
 Writes `benchmarks/results/NAME.json` and prints a table; NAME is by default the machine's name.
 `benchmarks/check.py` compares two such files. tf.data is a peer of the input pipeline only where
 this Python has TensorFlow, which is no dependency; see `benchmarks/input_pipeline.py --help`.
-`memory.py`, `profile_step.py` and `demo_bfloat16.py` have no peer, and are not run.
+`limits.py`, `memory.py`, `profile_step.py` and `demo_bfloat16.py` have no peer, and are not run.
 """
 
 import argparse

@@ -39,8 +39,10 @@ def random_batch(name: str, batch_size: int) -> tuple[np.ndarray, np.ndarray, in
     return images, rng.integers(0, num_classes, batch_size, np.int32), num_classes
 
 
-def jax_training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
-    """Returns a training step; a call does one and returns the loss."""
+def compile_training(
+    model: nn.Module, images: np.ndarray, labels: np.ndarray
+) -> tuple[jax.stages.Compiled, list[Any]]:
+    """Returns the program of a training step, and its first arguments: state, images, labels."""
     variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9))
     state = [variables, optimizer.init(variables["params"])]
@@ -62,7 +64,13 @@ def jax_training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Ca
         )
 
     x, y = jnp.asarray(images), jnp.asarray(labels)
-    compiled = jax.jit(train_step, donate_argnums=(0, 1)).lower(*state, x, y).compile()
+    arguments = [*state, x, y]
+    return jax.jit(train_step, donate_argnums=(0, 1)).lower(*arguments).compile(), arguments
+
+
+def jax_training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
+    """Returns a training step; a call does one and returns the loss."""
+    compiled, (*state, x, y) = compile_training(model, images, labels)
 
     def step() -> float:
         *state[:], loss = compiled(*state, x, y)
