@@ -265,7 +265,8 @@ run.
 
 Errors are in per cent, those of several seeds as mean ± standard deviation. The training error is
 that of augmented images while the net still learns, over the last epoch, as in the paper's
-Figure 6. The test error is the last checkpoint's; the test images are looked at once, after it."""
+Figure 6. The test error is the last checkpoint's; the test images are looked at once, after it.
+Minutes are the log's, whatever else the machine did; `2 x cpu`: a device for each of two cores."""
 
 
 def shortened(num_steps: int) -> str:

@@ -242,7 +242,13 @@ def test_pretrained_weights_are_the_files_of_a_folder(tmp_path, monkeypatch):
 def test_every_shipped_file_loads_and_is_described():
     folder = Path(native.__file__).with_name("pretrained")
     readme = (folder / "README.md").read_text()
-    for path in folder.glob("*.safetensors"):
+    for path in sorted(folder.glob("*.safetensors")):
         model, variables = load_pretrained(path.stem)
         assert model.num_classes == variables["params"]["head"]["bias"].shape[0]
+        with safe_open(path, "numpy") as file:
+            notes = file.metadata()
         assert f"`{path.name}`" in readme
+        assert f"{100 * float(notes['test_error']):.2f} %" in readme
+        assert json.loads(notes["recipe"])["model"] == notes["model"]
+    assert path.stem == "resnet20_cifar10" and path.stat().st_size < 1_500_000
+    assert float(notes["test_error"]) <= 0.0875  # The paper's, Table 6.
