@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import torch
 from torch.nn import functional
-from torch_peer import device, torch_model
+from torch_peer import device, torch_step
 
 from configs.cifar10_resnet20 import get_config
 from resnet_jax import create_model, data
@@ -48,7 +48,7 @@ class OurLoop:
         model = create_model(config.model, 10, dtype=config.dtype)
         optimizer, schedule = make_optimizer(config), make_schedule(config, NUM_IMAGES)
         normalization = data.make_normalization("cifar", 3, np.zeros((32, 32, 3), np.float32))
-        self.mesh, self.batch_size = data_mesh(), config.batch_size
+        self.mesh = data_mesh()
         state = create_state(config, model, optimizer, normalization, (32, 32, 3))
         self.state = replicate(state, self.mesh)
         arrays = data.resident_arrays(source, transform)
@@ -108,10 +108,7 @@ class TorchLoop:
                 pin_memory=self.device == "cuda",
             )
         )
-        self.model = torch_model("resnet20_cifar", 10)[0].train()
-        if self.device == "cuda":
-            self.model = torch.compile(self.model)  # type: ignore[assignment]
-        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, 0.9, weight_decay=1e-4)
+        self.step = torch_step("resnet20_cifar", 10)
 
     def _endless(self, loader: Iterable[list[torch.Tensor]]) -> Iterator[list[torch.Tensor]]:
         while True:
@@ -122,12 +119,7 @@ class TorchLoop:
         start = time.perf_counter()
         for _ in range(num_steps):
             x, y = (part.to(self.device, non_blocking=True) for part in next(self.batches))
-            self.optimizer.zero_grad()
-            with torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
-                logits = self.model(x.to(memory_format=torch.channels_last))
-                loss = functional.cross_entropy(logits, y)
-            loss.backward()
-            self.optimizer.step()
+            loss = self.step(x.to(memory_format=torch.channels_last), y)
         loss.item()
         return common.Seconds((time.perf_counter() - start) / num_steps)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import common
 import jax
 import jax.numpy as jnp
-from train_step import CASES, compile_training, random_batch
+from train_step import CASES, compile_training, random_batch, repeated
 
 from resnet_jax import create_model
 from resnet_jax.models import count_multiply_adds
@@ -41,6 +41,7 @@ def main() -> None:
     here = jax.default_backend()
     dtype = jnp.dtype(jnp.bfloat16 if here == "gpu" else jnp.float32)
     size, num_bytes = (8192, 2**31) if here == "gpu" else (2048, 2**28)
+    limits = {"product": matrix_product(dtype, size), "copy": copy(num_bytes)}
     print("| | images/s | utilisation | step | multiplications | memory | moved an image |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, batch_size, platforms in CASES:
@@ -48,15 +49,9 @@ def main() -> None:
             continue
         images, labels, num_classes = random_batch(name, batch_size)
         model = create_model(name, num_classes, dtype=None if here == "cpu" else dtype)
-        compiled, (*state, x, y) = compile_training(model, images, labels)
-
-        def step(compiled=compiled, state=state, x=x, y=y) -> None:  # type: ignore[no-untyped-def]
-            *state[:], loss = compiled(*state, x, y)
-            float(loss)
-
-        taken = common.in_turn(
-            {"step": step, "product": matrix_product(dtype, size), "copy": copy(num_bytes)}, rounds
-        )
+        compiled, arguments = compile_training(model, images, labels)
+        contestants = {"step": repeated(compiled, arguments)} | limits
+        taken = common.in_turn(contestants, rounds)
         seconds = {contestant: min(run.clock for run in runs) for contestant, runs in taken.items()}
         operations = 3 * 2 * count_multiply_adds(model, images.shape[1]) * batch_size
         computing = operations * seconds["product"] / (2 * size**3)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 from flax_peer import flax_peer
-from train_step import jax_training, random_batch
+from train_step import compile_training, random_batch, repeated
 
 from resnet_jax import create_model
 from resnet_jax.parallel import keep_freed_memory
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     images, labels, num_classes = random_batch(arguments.name, arguments.batch)
     make = flax_peer if arguments.peer else create_model
-    step = jax_training(make(arguments.name, num_classes), images, labels)
+    step = repeated(*compile_training(make(arguments.name, num_classes), images, labels))
     for _ in range(3):
         step()
     start = time.perf_counter()

@@ -43,23 +43,29 @@ def _autocast() -> Any:
     return torch.autocast("cuda", torch.bfloat16, enabled=device() == "cuda")
 
 
-def torch_training(
-    name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> Callable[[], float]:
-    """Returns a training step of SGD; a call does one and returns the loss."""
+def torch_step(name: str, num_classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Returns a training step of SGD: a call takes images and labels, and returns the loss."""
     model = _faster_forms(torch_model(name, num_classes)[0].train())
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4)
-    x, y = _on_device(images), torch.from_numpy(labels).long().to(device())
 
-    def step() -> float:
+    def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         optimizer.zero_grad()
         with _autocast():
             loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return step
+
+
+def torch_training(
+    name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Callable[[], float]:
+    """Returns the step on one batch; a call does one and waits for the loss."""
+    step = torch_step(name, num_classes)
+    x, y = _on_device(images), torch.from_numpy(labels).long().to(device())
+    return lambda: step(x, y).item()
 
 
 def torch_inference(name: str, images: np.ndarray, num_classes: int) -> Callable[[], object]:

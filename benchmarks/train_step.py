@@ -68,9 +68,9 @@ def compile_training(
     return jax.jit(train_step, donate_argnums=(0, 1)).lower(*arguments).compile(), arguments
 
 
-def jax_training(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
-    """Returns a training step; a call does one and returns the loss."""
-    compiled, (*state, x, y) = compile_training(model, images, labels)
+def repeated(compiled: jax.stages.Compiled, arguments: list[Any]) -> Callable[[], float]:
+    """Returns `compile_training`'s step on its batch; a call does one and returns the loss."""
+    *state, x, y = arguments
 
     def step() -> float:
         *state[:], loss = compiled(*state, x, y)
@@ -91,11 +91,11 @@ def main() -> None:
             continue
         images, labels, num_classes = random_batch(name, batch_size)
         dtype = jnp.bfloat16 if here == "gpu" else None
+        ours = create_model(name, num_classes, dtype=dtype)
+        flax = flax_peer(name, num_classes, dtype or jnp.float32)
         contestants: dict[str, Callable[[], object]] = {
-            "ours": jax_training(create_model(name, num_classes, dtype=dtype), images, labels),
-            "flax": jax_training(
-                flax_peer(name, num_classes, dtype or jnp.float32), images, labels
-            ),
+            "ours": repeated(*compile_training(ours, images, labels)),
+            "flax": repeated(*compile_training(flax, images, labels)),
         }
         try:
             from torch_peer import torch_training
@@ -104,9 +104,9 @@ def main() -> None:
         except ImportError:
             missing.append(f"{case}/torch (not installed)")
         seconds = common.in_turn(contestants, arguments.rounds)
-        ours = seconds.pop("ours")
+        own = seconds.pop("ours")
         ratios += [
-            common.compare(f"{case}/{peer}", ours, theirs) for peer, theirs in seconds.items()
+            common.compare(f"{case}/{peer}", own, theirs) for peer, theirs in seconds.items()
         ]
         del contestants
         gc.collect()

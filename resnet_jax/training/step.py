@@ -1,6 +1,7 @@
 """One update: a pure function of (state, batch), the same program on every device."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from .state import TrainState
 
 Metrics = dict[str, Any]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
+Gradients = Callable[[Any, Any, Array, Array], tuple[Any, Any, ErrorSums]]
 
 
 def make_train_step(
@@ -52,6 +54,12 @@ def make_train_step(
         all of `metrics` have that axis too.
       transform: what a `dataset`'s batches are cut by.
     """
+    gradients = _accumulated(
+        partial(_gradients, model, config.label_smoothing),
+        config.accumulate_steps,
+        # XLA's CPU back end runs convolutions inside a loop many times slower than outside.
+        unroll=mesh.devices.flat[0].platform == "cpu",
+    )
 
     def color_shift(state: TrainState, num_images: int) -> Float[Array, "n 3"] | None:
         """This device's part of the colour shifts of the whole batch, a function of the step."""
@@ -62,53 +70,13 @@ def make_train_step(
         start = jax.lax.axis_index(DATA_AXIS) * num_images
         return jax.lax.dynamic_slice_in_dim(shifts, start, num_images)
 
-    def gradients(
-        params: Any, batch_stats: Any, images: Float[Array, "n h w c"], labels: Int[Array, " n"]
-    ) -> tuple[Any, Any, ErrorSums]:
-        """Gradients of the mean loss, new running statistics, sums of loss and errors."""
-
-        def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Any, Float[Array, "n classes"]]]:
-            logits, updates = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            loss = jnp.mean(cross_entropy(logits, labels, config.label_smoothing))
-            return loss, (updates["batch_stats"], logits)
-
-        grads, (new_stats, logits) = jax.grad(loss_fn, has_aux=True)(params)
-        return grads, new_stats, error_sums(logits, labels)
-
-    def accumulated_gradients(
-        params: Any, batch_stats: Any, images: Float[Array, "n h w c"], labels: Int[Array, " n"]
-    ) -> tuple[Any, Any, ErrorSums]:
-        """The same from `accumulate_steps` equal parts of the batch, one after the other."""
-        parts = config.accumulate_steps
-        if parts == 1:
-            return gradients(params, batch_stats, images, labels)
-
-        def add(carry: Any, part: Any) -> tuple[Any, None]:
-            total, batch_stats, sums = carry
-            grads, batch_stats, part_sums = gradients(params, batch_stats, *part)
-            total = jax.tree.map(lambda a, b: a + b / parts, total, grads)
-            return (total, batch_stats, sums + part_sums), None
-
-        start = (jax.tree.map(jnp.zeros_like, params), batch_stats, ErrorSums.zero())
-        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (images, labels))
-        # XLA's CPU back end runs convolutions inside a loop many times slower than outside.
-        unroll = parts if mesh.devices.flat[0].platform == "cpu" else 1
-        return jax.lax.scan(add, start, split, unroll=unroll)[0]
-
     def device_step(state: TrainState, batch: Any, dataset: Any) -> tuple[TrainState, Metrics]:
         if transform is not None and dataset:
             pixels, labels = cut(transform, dataset, batch)
         else:
             pixels, labels = batch["image"], batch["label"]
         images = state.normalization(pixels, color_shift(state, len(pixels)))
-        grads, batch_stats, sums = accumulated_gradients(
-            state.params, state.batch_stats, images, labels
-        )
+        grads, batch_stats, sums = gradients(state.params, state.batch_stats, images, labels)
         grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
         wishes = jnp.sum(batch["stop"]) if "stop" in batch else jnp.zeros((), jnp.int32)
         sums, wishes = jax.lax.psum((sums, wishes), DATA_AXIS)
@@ -144,6 +112,51 @@ def make_train_step(
         return step(state, batch, dataset)
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _gradients(
+    model: nn.Module,
+    label_smoothing: float,
+    params: Any,
+    batch_stats: Any,
+    images: Float[Array, "n h w c"],
+    labels: Int[Array, " n"],
+) -> tuple[Any, Any, ErrorSums]:
+    """Gradients of the mean loss, new running statistics, sums of loss and errors."""
+
+    def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Any, Float[Array, "n classes"]]]:
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        loss = jnp.mean(cross_entropy(logits, labels, label_smoothing))
+        return loss, (updates["batch_stats"], logits)
+
+    grads, (new_stats, logits) = jax.grad(loss_fn, has_aux=True)(params)
+    return grads, new_stats, error_sums(logits, labels)
+
+
+def _accumulated(gradients: Gradients, parts: int, unroll: bool) -> Gradients:
+    """The same from equal parts of the batch, one after the other; statistics move once a part."""
+    if parts == 1:
+        return gradients
+
+    def accumulated(
+        params: Any, batch_stats: Any, images: Array, labels: Array
+    ) -> tuple[Any, Any, ErrorSums]:
+        def add(carry: Any, part: Any) -> tuple[Any, None]:
+            total, batch_stats, sums = carry
+            grads, batch_stats, part_sums = gradients(params, batch_stats, *part)
+            total = jax.tree.map(lambda a, b: a + b / parts, total, grads)
+            return (total, batch_stats, sums + part_sums), None
+
+        start = (jax.tree.map(jnp.zeros_like, params), batch_stats, ErrorSums.zero())
+        split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), (images, labels))
+        return jax.lax.scan(add, start, split, unroll=parts if unroll else 1)[0]
+
+    return accumulated
 
 
 def _moved(config: TrainConfig, state: TrainState, params: Any, batch_stats: Any) -> Any:

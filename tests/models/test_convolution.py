@@ -154,6 +154,13 @@ def test_forward_mode_and_second_derivatives(shape):
         np.testing.assert_allclose(one, other, 0, 2e-5 * np.abs(other).max())
 
 
+@pytest.mark.parametrize("channels, features", [(16, 32), (32, 32), (64, 64)])
+def test_few_features_are_computed_by_the_kernel_that_uses_all_cores(channels, features):
+    x, kernel = jnp.ones((2, 8, 8, channels)), jnp.ones((3, 3, channels, features))
+    program = jax.jit(conv2d).lower(x, kernel).compile().as_text()
+    assert "convolution(" in program and "ynn" not in program
+
+
 @pytest.mark.parametrize("shape", ["64 channels", "strided, odd", "pointwise", "seven"])
 def test_accelerators_run_the_plain_convolution(shape):
     x_shape, size, features, stride = SHAPES[shape]

@@ -203,3 +203,10 @@ def test_state_and_optimizer_stay_in_float32_under_bfloat16():
     after = jax.eval_shape(step, replicate(state, mesh), shard_batch(batch, mesh))[0]
     for before, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert before.dtype == leaf.dtype != jnp.bfloat16
+
+
+def test_each_device_is_sent_its_part_of_every_step():
+    index = np.arange(3 * 16).reshape(3, 16)
+    placed = shard_batch({"index": index}, data_mesh(jax.devices()[:4]), steps=True)["index"]
+    for device, shard in enumerate(placed.addressable_shards):
+        np.testing.assert_array_equal(shard.data, index[:, 4 * device : 4 * device + 4])
