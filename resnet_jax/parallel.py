@@ -56,9 +56,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every array of `tree`, equal on all hosts, on every device of `mesh`."""
-    # By way of the host: a local device's array, put on several hosts' devices, cannot be saved.
-    return jax.device_put(jax.device_get(tree), replicated(mesh))
+    """Puts a copy of every array of `tree`, equal on all hosts, on every device of `mesh`.
+
+    One host does not wait for the arrays to be computed; several do.
+    """
+    if jax.process_count() > 1:
+        # By way of the host: an array of a local device, put on several hosts', cannot be saved.
+        tree = jax.device_get(tree)
+    return jax.device_put(tree, replicated(mesh), may_alias=False)
 
 
 def from_first_host(text: str) -> str:

@@ -224,6 +224,8 @@ class _Run:
         A process that takes the run up again from there comes to the same, by the same way.
         """
         self._rollbacks = max(self._rollbacks, rollbacks)
+        if self._rollbacks == rollbacks:
+            return state  # Without waiting for it: it may be being computed.
         factor = ROLLBACK_FACTOR ** (self._rollbacks - rollbacks)
         feedback = jax.device_get(state.feedback)
         feedback = feedback.replace(scale=feedback.scale * np.float32(factor))
