@@ -79,6 +79,15 @@ def in_turn(
     return seconds
 
 
+def compare_in_turn(
+    case: str, contestants: Mapping[str, Callable[[], object]], rounds: int
+) -> list[Ratio]:
+    """Returns the ratios of the contestant "ours" to each of the others, `CASE/PEER`."""
+    seconds = in_turn(contestants, rounds)
+    ours = seconds.pop("ours")
+    return [compare(f"{case}/{peer}", ours, theirs) for peer, theirs in seconds.items()]
+
+
 def machine() -> dict[str, str | int]:
     """Returns what the figures depend on: processor, accelerator, versions."""
     import flax

@@ -61,11 +61,7 @@ def main() -> None:
             contestants["torch"] = torch_inference(name, images, num_classes)
         except ImportError:
             missing.append(f"{case}/torch (not installed)")
-        seconds = common.in_turn(contestants, arguments.rounds)
-        ours = seconds.pop("ours")
-        ratios += [
-            common.compare(f"{case}/{peer}", ours, theirs) for peer, theirs in seconds.items()
-        ]
+        ratios += common.compare_in_turn(case, contestants, arguments.rounds)
     common.report(ratios, missing, arguments.json)
 
 

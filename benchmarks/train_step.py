@@ -103,11 +103,7 @@ def main() -> None:
             contestants["torch"] = torch_training(name, images, labels, num_classes)
         except ImportError:
             missing.append(f"{case}/torch (not installed)")
-        seconds = common.in_turn(contestants, arguments.rounds)
-        own = seconds.pop("ours")
-        ratios += [
-            common.compare(f"{case}/{peer}", own, theirs) for peer, theirs in seconds.items()
-        ]
+        ratios += common.compare_in_turn(case, contestants, arguments.rounds)
         del contestants
         gc.collect()
         if here == "gpu" and (statistics := jax.devices()[0].memory_stats()):
