@@ -173,9 +173,10 @@ def plot_curves(
     axes.grid(color="0.9", which="both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
-        size = "medium" if len(axes.lines) <= 4 else "small"
-        axes.legend(framealpha=0.85, edgecolor="none", handlelength=2.6, fontsize=size)
+    if len(axes.lines) > 4:  # It would hide what it explains.
+        figure.legend(loc="outside lower center", ncols=2, edgecolor="none", fontsize="small")
+    elif axes.lines:
+        axes.legend(framealpha=0.85, edgecolor="none", handlelength=2.6)
     figure.savefig(output)
 
 

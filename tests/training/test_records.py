@@ -123,6 +123,15 @@ def test_curves_are_drawn_as_in_the_paper(tmp_path, axes):
     assert 30 <= axes.get_ylim()[1] < 90
 
 
+def test_a_long_legend_stands_below_the_curves(tmp_path, axes):
+    run = metrics_of("train", [1, 2], [0.9, 0.1]) + metrics_of("test", [2], [0.3])
+    plot_curves(dict.fromkeys(["a", "b", "c"], run), tmp_path / "curves.png")
+    [axes] = axes
+    [legend] = axes.figure.legends
+    assert len(legend.get_texts()) == 6 and axes.get_legend() is None
+    assert legend.get_window_extent().y1 <= axes.get_tightbbox().y0
+
+
 def test_noisy_training_errors_are_averaged_over_equal_spans(tmp_path, axes):
     errors = np.random.default_rng(0).uniform(size=1_000)
     metrics = metrics_of("train", range(10, 10_010, 10), errors.tolist())
