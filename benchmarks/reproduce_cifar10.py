@@ -250,6 +250,9 @@ def report() -> None:
                 RESULTS / picture,
             )
             page += [f"![Responses of the layers]({picture})", ""]
+    remarks = SUMMARIES / "remarks.md"
+    if remarks.exists():
+        page += ["", remarks.read_text()]
     (RESULTS / "cifar10.md").write_text("\n".join(page).rstrip() + "\n")
     print(RESULTS / "cifar10.md")
 
@@ -260,12 +263,13 @@ PREFACE = """\
 What `benchmarks/reproduce_cifar10.py` trained and measured: the paper's recipe (Section 4.2),
 45,000 training and 5,000 validation images, batch 128. This page is written by it, from the
 summaries in [`cifar10/`](cifar10/): for each run a `.json` with its errors, its time and the
-responses of its layers, and a `.jsonl` with its curves. Nets that are not in a table have not been
-run.
+responses of its layers, and a `.jsonl` with its curves. What it shows, at the end, is written by
+hand. Nets that are not in a table have not been run.
 
 Errors are in per cent, those of several seeds as mean ± standard deviation. The training error is
 that of augmented images while the net still learns, over the last epoch, as in the paper's
 Figure 6. The test error is the last checkpoint's; the test images are looked at once, after it.
+The response is the mean over the layers of their responses' standard deviations (Figure 7).
 Minutes are the log's, whatever else the machine did; `2 x cpu`: a device for each of two cores."""
 
 
@@ -280,7 +284,8 @@ def table(group: list[tuple[str, dict[str, Any]]]) -> list[str]:
     """The rows of a group of runs of one length, a row for each net."""
     full = group[0][1]["num_steps"] == FULL
     head = ["net", *(["paper"] if full else []), "test", "validation", "training", "seeds"]
-    rows = [head + ["minutes", "device"], ["---"] * (len(head) + 2)]
+    tail = ["response", "minutes", "device"]
+    rows = [head + tail, ["---"] * len(head + tail)]
     by_net: dict[str, list[dict[str, Any]]] = {}
     for _, summary in group:
         by_net.setdefault(summary["net"], []).append(summary)
@@ -291,6 +296,7 @@ def table(group: list[tuple[str, dict[str, Any]]]) -> list[str]:
                 *([f"{PAPER[net]}" if PAPER[net] else "–"] if full else []),
                 *(spread(run[f"{kind}_error"] for run in runs) for kind in head[-4:-1]),
                 ", ".join(str(run["seed"]) for run in runs),
+                f"{statistics.mean(mean_response(run) for run in runs):.2f}",
                 f"{statistics.mean(run['seconds'] for run in runs) / 60:.0f}",
                 runs[0]["device"],
             ]
@@ -301,6 +307,11 @@ def table(group: list[tuple[str, dict[str, Any]]]) -> list[str]:
     seeds = max(run["seed"] for _, run in group) + 1
     command = f"python benchmarks/reproduce_cifar10.py --data_dir DIR --nets {names}{steps}"
     return [*lines, "", f"    {command}" + (f" --seeds {seeds}" if seeds > 1 else "")]
+
+
+def mean_response(summary: dict[str, Any]) -> float:
+    """The mean over a run's layers of the standard deviation of their responses."""
+    return statistics.mean(summary["responses"].values())
 
 
 def spread(errors: Iterable[float]) -> str:

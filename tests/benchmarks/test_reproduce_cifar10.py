@@ -19,6 +19,7 @@ from resnet_jax.training.trained import TrainedRun
 from tests import quick
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reproduce_cifar10.py"
+SUMMARIES = SCRIPT.parents[1] / "docs" / "results" / "cifar10"
 
 
 @pytest.fixture
@@ -63,16 +64,30 @@ def test_the_page(script, capsys):
     write_summary(script, "resnet20", 64_000, 1, 0.0870)
     write_summary(script, "plain56", 6_400, 0, 0.2)
     write_summary(script, "plain20", 6_400, 0, 0.15)
+    (script.SUMMARIES / "remarks.md").write_text("## What it shows\n")
     script.report()
     page = (script.RESULTS / "cifar10.md").read_text()
-    assert "| resnet20 | 8.75 | 8.60 ± 0.14 | 9.00 ± 0.00 | 1.00 ± 0.00 | 0, 1 | 10 |" in page
-    assert "schedule shortened by 10" in page
+    errors = "8.75 | 8.60 ± 0.14 | 9.00 ± 0.00 | 1.00 ± 0.00"
+    assert f"| resnet20 | {errors} | 0, 1 | 0.75 | 10 |" in page
+    assert "schedule shortened by 10" in page and page.endswith("## What it shows\n")
     assert page.index("| resnet20 ") < page.index("| plain20 | 15.00 ") < page.index("| plain56 ")
     assert "--nets plain20 plain56 --num_steps 6400" in page
     for name in ("curves", "responses"):
         for num_steps in (64000, 6400):
             picture = f"cifar10-{name}-{num_steps}.png"
             assert f"({picture})" in page and (script.RESULTS / picture).stat().st_size > 5_000
+
+
+def test_what_the_committed_runs_show():
+    """Depth hurts plain nets; residual responses are smaller, and smaller the deeper the net."""
+    nets = ("plain20", "plain56", "resnet20", "resnet56")
+    files = {net: SUMMARIES / f"{net}-6400-seed0.json" for net in nets}
+    runs = {net: json.loads(path.read_text()) for net, path in files.items()}
+    training = {net: run["training_error"] for net, run in runs.items()}
+    assert training["plain56"] > training["plain20"]
+    assert training["resnet56"] < training["plain56"]
+    response = {net: np.mean(list(run["responses"].values())) for net, run in runs.items()}
+    assert response["resnet56"] < min(response["plain56"], response["resnet20"])
 
 
 def test_what_is_shipped(script, tmp_path, monkeypatch):
