@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax import data, interop, save_weights
+from resnet_jax.commands import door
 from resnet_jax.evaluation import evaluate, layer_responses, make_eval_step, plot_responses
 from resnet_jax.parallel import data_mesh, replicate
 from resnet_jax.training.records import plot_curves, read_metrics
@@ -98,7 +100,12 @@ def train(run: Run, arguments: argparse.Namespace, deadline: float) -> bool:
     if deadline < float("inf"):
         command.append(f"--config.stop_after={max(1, int(deadline - time.monotonic()))}s")
     print(f"{run.name}: {' '.join(command)}", flush=True)
-    subprocess.run(command, check=True)
+    # An interrupt reaches the training as well, which saves its state: wait for that.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    status = subprocess.run(command).returncode
+    signal.signal(signal.SIGINT, before)
+    if status:
+        sys.exit(status)
     metrics = read_metrics(arguments.runs_dir / run.name)
     return bool(metrics) and metrics[-1]["step"] == run.num_steps
 
@@ -231,10 +238,10 @@ def report() -> None:
     nets = list(PAPER)
     found.sort(key=lambda item: (-item[1]["num_steps"], nets.index(item[1]["net"])))
     lengths = sorted({summary["num_steps"] for _, summary in found}, reverse=True)
-    page = [PREFACE]
+    page = [PREFACE, ""]
     for num_steps in lengths:
         group = [(name, summary) for name, summary in found if summary["num_steps"] == num_steps]
-        page += ["", f"## {num_steps:,} steps" + shortened(num_steps), "", *table(group), ""]
+        page += [f"## {num_steps:,} steps" + shortened(num_steps), "", *table(group), ""]
         first = {name: summary for name, summary in group if summary["seed"] == 0}
         curves = {
             summary["net"]: read_lines(SUMMARIES / f"{name}.jsonl")
@@ -252,7 +259,7 @@ def report() -> None:
             page += [f"![Responses of the layers]({picture})", ""]
     remarks = SUMMARIES / "remarks.md"
     if remarks.exists():
-        page += ["", remarks.read_text()]
+        page.append(remarks.read_text())
     (RESULTS / "cifar10.md").write_text("\n".join(page).rstrip() + "\n")
     print(RESULTS / "cifar10.md")
 
@@ -370,4 +377,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    door.run(main)

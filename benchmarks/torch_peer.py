@@ -1,9 +1,7 @@
 """The PyTorch peer: torchvision's model, or where it cannot be imported the tests' twin of it."""
 
 from collections.abc import Callable
-from typing import Any
 
-import common  # noqa: F401  (it puts the root, and so tests/, on the path)
 import numpy as np
 import torch
 from torch import nn
@@ -34,18 +32,20 @@ def _on_device(images: np.ndarray) -> torch.Tensor:
     return images.to(device()).to(memory_format=torch.channels_last)
 
 
-def _faster_forms(model: nn.Module) -> nn.Module:
-    """Compiles the model where that helps: on a GPU."""
-    return torch.compile(model) if device() == "cuda" else model  # type: ignore[return-value]
+def _compile(model: nn.Module) -> None:
+    """Compiles the model's calls where that helps: on a GPU."""
+    if device() == "cuda":
+        model.compile()
 
 
-def _autocast() -> Any:
+def _autocast() -> torch.autocast:
     return torch.autocast("cuda", torch.bfloat16, enabled=device() == "cuda")
 
 
 def torch_step(name: str, num_classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Returns a training step of SGD: a call takes images and labels, and returns the loss."""
-    model = _faster_forms(torch_model(name, num_classes)[0].train())
+    model = torch_model(name, num_classes)[0].train()
+    _compile(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4)
 
     def step(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,8 @@ def torch_training(
 
 def torch_inference(name: str, images: np.ndarray, num_classes: int) -> Callable[[], object]:
     """Returns a forward pass in evaluation mode; a call does one and waits for it."""
-    model = _faster_forms(torch_model(name, num_classes)[0].eval())
+    model = torch_model(name, num_classes)[0].eval()
+    _compile(model)
     x = _on_device(images)
 
     def forward() -> object:

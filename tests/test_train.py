@@ -26,9 +26,10 @@ def test_the_same_command_goes_on_where_it_stopped(tmp_path):
         return result.stdout.splitlines()
 
     first, second = go(4), go(6)
-    assert first[0].startswith("first step after")
-    assert [line.split("  ")[0] for line in first[1:3]] == ["step 2/4", "step 4/4"]
-    assert second[1].startswith("step 6/6")
+    assert "the run ends after 4; --config.scale_schedule=True fits" in first[0]
+    assert first[1].startswith("first step after")
+    assert [line.split("  ")[0] for line in first[2:4]] == ["step 2/4", "step 4/4"]
+    assert second[0].startswith("first step after") and second[1].startswith("step 6/6")
     assert second[-1] == f"curves: {tmp_path / 'curves.png'}"
     steps = [record["step"] for record in read_metrics(tmp_path) if record["split"] == "train"]
     assert steps == [2, 4, 6]

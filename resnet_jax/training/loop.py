@@ -26,7 +26,7 @@ from .experiment import (
 )
 from .health import Diverged
 from .hosts import watched_hosts
-from .optimizer import make_optimizer, make_schedule
+from .optimizer import make_optimizer, make_schedule, unfitted_schedule
 from .pace import Pace, Profile
 from .records import plot_curves, read_metrics
 from .report import Report
@@ -146,6 +146,8 @@ class _Run:
             else:
                 normalization = compute_normalization(config, self._experiment)
                 state = state.replace(normalization=replicate(normalization, mesh))
+                train_size = len(self._experiment.train_source)
+                notices = [*notices, *unfitted_schedule(config, train_size)]
             state = self._lower_learning_rate(state, rollbacks)
 
             pace, profile = (

@@ -51,6 +51,27 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     return schedule
 
 
+def unfitted_schedule(config: TrainConfig, train_size: int) -> list[str]:
+    """Returns what is to be said if the schedule is laid out for another length than the run's.
+
+    Args:
+      config: the run.
+      train_size: images in the training split, for lengths that are given in epochs.
+    """
+    run = in_steps(config.num_steps, config.num_epochs, config, train_size)
+    length = in_steps(config.schedule_steps, config.schedule_epochs, config, train_size)
+    if config.schedule == "step":
+        fits = run > config.boundaries[-1]
+    else:
+        fits = run == length or config.schedule != "cosine"
+    if fits or config.scale_schedule:
+        return []
+    return [
+        f"the {config.schedule} schedule is laid out for {length} steps, the run ends after {run}; "
+        "--config.scale_schedule=True fits it to the run"
+    ]
+
+
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Returns SGD with momentum in PyTorch's order (`torch.optim.SGD`), for a learning rate of one.
 

@@ -61,21 +61,15 @@ def make_train_step(
         unroll=mesh.devices.flat[0].platform == "cpu",
     )
 
-    def color_shift(state: TrainState, num_images: int) -> Float[Array, "n 3"] | None:
-        """This device's part of the colour shifts of the whole batch, a function of the step."""
-        if config.color_augmentation == "none":
-            return None
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        shifts = pca_shift(key, num_images * mesh.size)
-        start = jax.lax.axis_index(DATA_AXIS) * num_images
-        return jax.lax.dynamic_slice_in_dim(shifts, start, num_images)
-
     def device_step(state: TrainState, batch: Any, dataset: Any) -> tuple[TrainState, Metrics]:
         if transform is not None and dataset:
             pixels, labels = cut(transform, dataset, batch)
         else:
             pixels, labels = batch["image"], batch["label"]
-        images = state.normalization(pixels, color_shift(state, len(pixels)))
+        shift = None
+        if config.color_augmentation == "pca":
+            shift = _color_shift(state, len(pixels), mesh.size)
+        images = state.normalization(pixels, shift)
         grads, batch_stats, sums = gradients(state.params, state.batch_stats, images, labels)
         grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
         wishes = jnp.sum(batch["stop"]) if "stop" in batch else jnp.zeros((), jnp.int32)
@@ -112,6 +106,16 @@ def make_train_step(
         return step(state, batch, dataset)
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _color_shift(
+    state: TrainState, num_images: int, num_devices: int
+) -> Float[Array, "num_images 3"]:
+    """This device's part of the colour shifts of the whole batch, a function of the step."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    shifts = pca_shift(key, num_images * num_devices)
+    start = jax.lax.axis_index(DATA_AXIS) * num_images
+    return jax.lax.dynamic_slice_in_dim(shifts, start, num_images)
 
 
 def _gradients(

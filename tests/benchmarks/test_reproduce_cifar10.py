@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def test_the_page(script, capsys):
     errors = "8.75 | 8.60 ± 0.14 | 9.00 ± 0.00 | 1.00 ± 0.00"
     assert f"| resnet20 | {errors} | 0, 1 | 0.75 | 10 |" in page
     assert "schedule shortened by 10" in page and page.endswith("## What it shows\n")
+    assert "\n\n\n" not in page
     assert page.index("| resnet20 ") < page.index("| plain20 | 15.00 ") < page.index("| plain56 ")
     assert "--nets plain20 plain56 --num_steps 6400" in page
     for name in ("curves", "responses"):
@@ -167,6 +169,22 @@ def test_the_list_is_fitted_to_the_time(script, tmp_path, monkeypatch, capsys):
     script.main()
     assert [run.net for run in trained] == ["resnet20", "plain20"]
     assert "plain56-640-seed0: left out, it needs about 3 minutes" in capsys.readouterr().out
+
+
+def test_an_interrupt_is_left_to_the_training_which_saves(script, tmp_path, monkeypatch, capsys):
+    saved = tmp_path / "saved"
+    child = f"""
+import os, pathlib, signal, time
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(0.5)
+pathlib.Path({str(saved)!r}).touch()
+raise SystemExit(130)
+"""
+    monkeypatch.setattr(script.Run, "command", lambda run, arguments: [sys.executable, "-c", child])
+    with pytest.raises(SystemExit) as end:
+        script.train(script.Run("resnet20", 640, 0), None, float("inf"))
+    assert end.value.code == 130 and saved.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_command_of_a_run(script, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from resnet_jax.training.config import TrainConfig
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
+from resnet_jax.training.optimizer import make_optimizer, make_schedule, unfitted_schedule
 
 RECIPE = TrainConfig(num_steps=100, schedule_steps=100, batch_size=10)
 
@@ -120,6 +120,30 @@ def test_a_longer_or_shorter_run_can_stretch_the_schedule():
     np.testing.assert_allclose(stretched[2:10], 0.1, rtol=1e-6)
     np.testing.assert_allclose(stretched[10:15], 0.01, rtol=1e-6)
     np.testing.assert_allclose(stretched[15:], 0.001, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"schedule": "cosine"}, "cosine schedule is laid out for 100 steps, the run ends"),
+        ({"schedule": "cosine", "num_steps": 120}, "the run ends after 120"),
+        ({"schedule": "cosine", "num_steps": 100}, None),
+        ({"schedule": "cosine", "scale_schedule": True}, None),
+        ({"schedule": "step", "boundaries": (40, 80)}, "step schedule is laid out for 100 steps"),
+        ({"schedule": "step", "boundaries": (40, 79)}, None),
+        ({"schedule": "constant"}, None),
+        ({"schedule": "plateau"}, None),
+        ({"num_steps": None, "num_epochs": 2.0}, "the run ends after 200"),
+    ],
+)
+def test_a_schedule_of_another_length_than_the_runs_is_told(changes, said):
+    config = dataclasses.replace(RECIPE, **{"num_steps": 80} | changes)
+    lines = unfitted_schedule(config, 1000)
+    if said is None:
+        assert lines == []
+    else:
+        [line] = lines
+        assert said in line and "--config.scale_schedule=True" in line
 
 
 def test_weight_decay_can_spare_all_but_kernels():

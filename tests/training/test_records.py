@@ -163,8 +163,11 @@ def test_a_run_without_errors_still_gives_a_picture(tmp_path, metrics):
     assert (tmp_path / "curves.png").stat().st_size > 0
 
 
-def test_an_error_of_zero_can_be_drawn(tmp_path):
+def test_an_error_of_zero_can_be_drawn(tmp_path, axes):
     plot_curves({"run": metrics_of("test", [1, 2], [0.0, 0.0])}, tmp_path / "curves.png")
+    [axes] = axes
+    assert axes.get_ylim() == (0, 1)
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), [0, 0])
 
 
 def test_table_of_errors():
