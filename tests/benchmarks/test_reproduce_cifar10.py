@@ -81,15 +81,24 @@ def test_the_page(script, capsys):
 
 
 def test_what_the_committed_runs_show():
-    """Depth hurts plain nets; residual responses are smaller, and smaller the deeper the net."""
-    nets = ("plain20", "plain56", "resnet20", "resnet56")
-    files = {net: SUMMARIES / f"{net}-6400-seed0.json" for net in nets}
-    runs = {net: json.loads(path.read_text()) for net, path in files.items()}
-    training = {net: run["training_error"] for net, run in runs.items()}
-    assert training["plain56"] > training["plain20"]
-    assert training["resnet56"] < training["plain56"]
-    response = {net: np.mean(list(run["responses"].values())) for net, run in runs.items()}
-    assert response["resnet56"] < min(response["plain56"], response["resnet20"])
+    """Depth hurts plain nets and helps residual ones, whose responses are smaller, too."""
+
+    def run(net, num_steps):
+        return json.loads((SUMMARIES / f"{net}-{num_steps}-seed0.json").read_text())
+
+    def training_error(net, num_steps):
+        return run(net, num_steps)["training_error"]
+
+    def response(net, num_steps):
+        return np.mean(list(run(net, num_steps)["responses"].values()))
+
+    assert training_error("plain56", 6_400) > training_error("plain20", 6_400)
+    assert training_error("resnet56", 6_400) < training_error("plain56", 6_400)
+    assert training_error("resnet56", 16_000) < training_error("resnet20", 16_000)
+    assert run("resnet56", 16_000)["test_error"] < run("resnet20", 16_000)["test_error"]
+    for num_steps in (6_400, 16_000):
+        assert response("resnet56", num_steps) < response("resnet20", num_steps)
+    assert response("resnet56", 6_400) < response("plain56", 6_400)
 
 
 def test_what_is_shipped(script, tmp_path, monkeypatch):
