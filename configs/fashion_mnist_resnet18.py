@@ -4,7 +4,8 @@
         --config.data_dir=DIR
 
 DIR holds TFDS's `fashion_mnist`. The network is the ImageNet one (11.2 million parameters) with one
-input channel, a 3x3 stem and no pooling before the first stage.
+input channel, a 3x3 stem and no pooling before the first stage. Shortened to 3 epochs it ends with
+18.1 % test error (docs/results/fashion_mnist.md); the 30 have not been run.
 """
 
 from ml_collections import ConfigDict
