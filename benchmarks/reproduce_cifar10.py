@@ -102,8 +102,10 @@ def train(run: Run, arguments: argparse.Namespace, deadline: float) -> bool:
     print(f"{run.name}: {' '.join(command)}", flush=True)
     # An interrupt reaches the training as well, which saves its state: wait for that.
     before = signal.signal(signal.SIGINT, lambda *_: None)
-    status = subprocess.run(command).returncode
-    signal.signal(signal.SIGINT, before)
+    try:
+        status = subprocess.run(command).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
     if status:
         sys.exit(status)
     metrics = read_metrics(arguments.runs_dir / run.name)

@@ -39,6 +39,14 @@ def test_rounds_are_in_turn_after_two_to_warm_up():
     assert [len(rounds) for rounds in seconds.values()] == [3, 3]
 
 
+def test_ratios_are_named_after_the_peers():
+    import common
+
+    contestants = {"flax": lambda: None, "ours": lambda: None, "torch": lambda: None}
+    ratios = common.compare_in_turn("a", contestants, 1)
+    assert [ratio.name for ratio in ratios] == ["a/flax", "a/torch"]
+
+
 def test_what_was_not_measured_is_in_the_table_and_the_file(tmp_path, capsys):
     import common
 
