@@ -2,8 +2,10 @@
 
     python benchmarks/trainer_overhead.py [--rounds N] [--json FILE]
 
-"Ours" is the time that the demo's trainer takes for an image, from its log; the "peer" is the same
-compiled step on a batch that is on the device already. A ratio of 0.95 or more is the aim.
+"Ours" is the time that a trainer takes for an image, from its log; the "peer" is the same compiled
+step on a batch that is on the device already. A ratio of 0.95 or more is the aim. The trainers are
+the demo's and ResNet-50's on JPEGs of photographs' size (made here): 16 a step on the CPU, 256 in
+bfloat16 on a GPU.
 """
 
 import contextlib
@@ -16,10 +18,11 @@ import time
 from pathlib import Path
 
 import common
+import input_pipeline
 import jax
 import numpy as np
 
-from configs.fashion_mnist_demo import get_config
+from configs import fashion_mnist_demo, resnet50_imagenet
 from resnet_jax.parallel import data_mesh, keep_freed_memory, replicate, shard_batch
 from resnet_jax.training.config import TrainConfig, resolve
 from resnet_jax.training.experiment import open_experiment
@@ -28,7 +31,33 @@ from resnet_jax.training.optimizer import make_optimizer, make_schedule
 from resnet_jax.training.state import create_state
 from resnet_jax.training.step import make_train_step
 
-STEPS = 100
+
+def demo() -> TrainConfig:
+    """Returns 100 steps of the demo, with one evaluation and one checkpoint after them."""
+    config = resolve(fashion_mnist_demo.get_config())
+    return dataclasses.replace(
+        config, num_steps=100, eval_every=100, checkpoint_every=100, log_every=10
+    )
+
+
+def resnet50(data_dir: Path) -> TrainConfig:
+    """Returns a few steps of ResNet-50 on JPEGs, which it writes into `data_dir`."""
+    input_pipeline.write_images(data_dir)
+    on_gpu = jax.default_backend() == "gpu"
+    num_steps = 200 if on_gpu else 12
+    return dataclasses.replace(
+        resolve(resnet50_imagenet.get_config()),
+        dataset="photographs",
+        data_dir=str(data_dir),
+        eval_split="train[:16]",
+        batch_size=256 if on_gpu else 16,
+        dtype="bfloat16" if on_gpu else "float32",
+        num_steps=num_steps,
+        num_epochs=None,
+        log_every=num_steps // 4,
+        eval_every=num_steps,
+        checkpoint_every=num_steps,
+    )
 
 
 def trainer(config: TrainConfig) -> common.Seconds:
@@ -77,23 +106,27 @@ class BareStep:
         return common.Seconds(seconds / num_steps / len(self.batch["label"]))
 
 
-def main() -> None:
-    """Measures both in turn."""
-    arguments = common.arguments(__doc__, rounds=3)
-    config = resolve(get_config())
-    config = dataclasses.replace(
-        config, num_steps=STEPS, eval_every=STEPS, checkpoint_every=STEPS, log_every=10
-    )
+def compare(name: str, config: TrainConfig, rounds: int) -> common.Ratio:
+    """Returns the ratio of a trainer's time to its bare step's, both in turn."""
     bare_step = BareStep(config)
-    bare_step(5)
+    bare_step(3)
+    assert config.num_steps
     ours, bare = [], []
-    for _ in range(arguments.rounds):
+    for _ in range(rounds):
         ours.append(trainer(config))
-        bare.append(bare_step(STEPS))
-    missing = ["trainer_overhead/resnet50 on JPEGs, gpu"]
-    common.report(
-        [common.compare("trainer_overhead/demo/bare step", ours, bare)], missing, arguments.json
-    )
+        bare.append(bare_step(config.num_steps))
+    return common.compare(f"trainer_overhead/{name}/bare step", ours, bare)
+
+
+def main() -> None:
+    """Measures both trainers."""
+    arguments = common.arguments(__doc__, rounds=3)
+    with tempfile.TemporaryDirectory() as folder:
+        ratios = [
+            compare("demo", demo(), arguments.rounds),
+            compare("resnet50 on JPEGs", resnet50(Path(folder)), arguments.rounds),
+        ]
+    common.report(ratios, [], arguments.json)
 
 
 if __name__ == "__main__":
