@@ -17,8 +17,8 @@ def main(argv: list[str]) -> None:
     The file is what `resnet_jax.export` writes: a program of `jax.export` with the weights inside,
     for batches of any size. The last line on standard output is a JSON object that says what goes
     in: `input` (the shape) and the normalisation, `(pixels / 255 - mean) / deviation`, with a
-    `mean` and a `deviation` for each channel, in the order of `channels`. Where a mean image was
-    subtracted, it is written beside the file and `mean` is its path.
+    `mean` and a `deviation` for each channel, in the order of `channels`. Where a mean image of
+    the input's size was subtracted, it is written beside the file and `mean` is its path.
 
     Args:
       argv: the arguments after `export`.
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     # Not at the top: help and wrong usage answer at once.
     import numpy as np
 
+    from ..evaluation.network import channel_means
     from ..interop import export
     from ..training.trained import open_run
 
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> None:
         else image_size(run, arguments.data_dir)
     )
     export(model, run.network.variables, output, image_size=(height, width))
+    if normalization.mean.shape[:-1] != (height, width):
+        normalization = channel_means(normalization)
     mean = np.asarray(normalization.mean, np.float32)
     mean_file = output.with_name(f"{output.name}.mean.npy")
     if mean.ndim == 3:

@@ -2,7 +2,10 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +91,8 @@ class TrainIterator(Iterator[Any]):
             rest.to_iter_dataset(read_options(threads)).mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=self._num_workers, per_worker_buffer_size=2
-                )
+                ),
+                worker_init_fn=_begin_worker,
             )
         )
 
@@ -129,6 +133,23 @@ def train_iterator(
     if num_workers < 0:
         raise DataError(f"the number of loader workers is {num_workers}; choose 0 or more")
     return TrainIterator(dataset, start_step, num_threads, num_workers)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """Leaves signals to the process that loads for, and ends with it, however it ends.
+
+    A signal often comes to a whole group of processes, as from a terminal; that process still wants
+    its batches then.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def usable_processors() -> int:

@@ -1,6 +1,7 @@
 """Checkpoints through Orbax: the whole state, the data's position and the last evaluation."""
 
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +13,28 @@ from .config import ConfigError
 from .digest import MARK, find_damage, find_steps, write_sums
 from .state import TrainState
 
-METRIC = "top1_error"
-"""What decides which checkpoint is the best: the lowest evaluation error."""
-
 
 class Checkpoints:
     """The checkpoints of a work directory, `checkpoints/STEP/`.
 
-    Kept are the newest `keep` and the one with the lowest evaluation error. Each is written under
-    another name, gets the digests of its files and is renamed.
+    Kept are the newest `keep` and the best, the one with the lowest evaluation error. Each is
+    written under another name, gets the digests of its files and is renamed.
+
+    Attributes:
+      errors: step → evaluation error, of steps up to the last one saved or restored; where there is
+        a new one, to be added by hand. Part of what is saved.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
         """Opens the checkpoints in `directory` (absolute), which is made if it is not there."""
-        policies = checkpoint_managers
+        self.errors: dict[int, float] = {}
         self._directory, self._saving = directory, 0
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(
-                            get_metric_fn=lambda metrics: metrics[METRIC],
-                            reverse=True,
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                    [checkpoint_managers.LatestN(keep), _Best(self)]
                 ),
-                # The policy decides, but without these the errors are not written beside the
-                # states, and a run that is taken up again forgets which was the best.
-                best_fn=lambda metrics: metrics[METRIC],
-                best_mode="min",
                 cleanup_tmp_directories=True,
                 # Called on the first host when all files are there, before the renaming.
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_sums),
@@ -59,16 +49,14 @@ class Checkpoints:
         self,
         step: int,
         state: TrainState,
-        data_position: dict[str, Any],
-        metrics: dict[str, float] | None,
+        position: dict[str, Any],
     ) -> None:
         """Writes a checkpoint in the background, once; the state may be donated right after.
 
         Args:
           step: number of updates done.
           state: the state after them.
-          data_position: what the data iterator says of its position after them.
-          metrics: the evaluation at this step, if there was one.
+          position: what else is to be known to go on there, as JSON; without `errors`.
         """
         if step in self._manager.all_steps():
             return
@@ -78,13 +66,12 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data_position | MARK),
+                data=ocp.args.JsonSave(position | {"errors": self._errors_of_kept()} | MARK),
             ),
-            metrics=metrics,
         )
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Returns the state and the data's position at `step`.
+        """Returns the state and the position at `step`; sets `errors`.
 
         Args:
           step: of a checkpoint that is there.
@@ -97,7 +84,21 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
             ),
         )
-        return restored.state, restored.data
+        position = restored.data
+        self.errors = {int(key): error for key, error in position.get("errors", {}).items()}
+        return restored.state, position
+
+    def wait(self) -> None:
+        """Waits for the last checkpoint to be complete.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        self._manager.wait_until_finished()
+
+    def _errors_of_kept(self) -> dict[str, float]:
+        steps = {*self._manager.all_steps(), self._saving}
+        return {str(step): error for step, error in self.errors.items() if step in steps}
 
     def _write_sums(self) -> None:
         (unfinished,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
@@ -112,6 +113,23 @@ class Checkpoints:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def best_step(steps: Iterable[int], errors: Mapping[int, float]) -> int | None:
+    """Returns the step of the lowest error, the last of several; None if none was evaluated."""
+    evaluated = [step for step in steps if step in errors]
+    return min(evaluated, key=lambda step: (errors[step], -step), default=None)
+
+
+class _Best:
+    """Keeps the best checkpoint, by errors that may be found out after it was written."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        best = best_step((info.step for info in checkpoints), self._checkpoints.errors)
+        return [info.step == best for info in checkpoints]
 
 
 def set_damaged_aside(directory: Path) -> list[str]:

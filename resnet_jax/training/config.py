@@ -162,7 +162,10 @@ UNTIED = (
     "compilation_cache",
     "keep_checkpoints",
 )
-"""Keys that a run may change when it is taken up again: none of them alters an update."""
+"""Keys that a run may change when it is taken up again: none of them alters an update.
+
+With `scale_schedule` the length of the run does, and may not.
+"""
 
 _CHOICES = {
     "batch_norm": ("local", "global"),
@@ -294,6 +297,14 @@ def in_steps(steps: int | None, epochs: float | None, config: TrainConfig, train
     return round((epochs or 0) * train_size / config.batch_size)
 
 
+def lengths(config: TrainConfig, train_size: int) -> tuple[int, int]:
+    """Returns the steps of the run, and those that its schedule is laid out for."""
+    return (
+        max(1, in_steps(config.num_steps, config.num_epochs, config, train_size)),
+        in_steps(config.schedule_steps, config.schedule_epochs, config, train_size),
+    )
+
+
 def check_boundaries(config: TrainConfig, end: int) -> None:
     """Raises a `ConfigError` if the learning rate is to decay at a step that never comes.
 
@@ -392,6 +403,11 @@ def _check_ranges(config: TrainConfig) -> None:
     for one, other in _LENGTHS:
         if getattr(config, one) is not None and getattr(config, other) is not None:
             raise ConfigError(f"config.{one} and config.{other} are both given; keep one of them")
+    if config.eval_split == "train":
+        raise ConfigError(
+            "config.eval_split='train' is what the training's own lines are called; to evaluate on "
+            "the training images write 'train[:100%]'"
+        )
     if config.num_steps is None and config.num_epochs is None:
         raise ConfigError("the length of the run is not given; set config.num_steps or num_epochs")
     if config.schedule == "step" and not config.boundaries:

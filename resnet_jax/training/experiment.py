@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from .. import data
 from ..models import ResNet, create_model
 from ..parallel import DATA_AXIS
-from .config import ConfigError, TrainConfig, check_boundaries, in_steps
+from .config import ConfigError, TrainConfig, check_boundaries, lengths
 
 MAX_RESIDENT_BYTES = 2**30
 """How large the images may be that the devices keep without being asked to."""
@@ -66,8 +66,8 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         data.open_source(config.dataset, split, config.data_dir, on_bad_image=config.on_bad_image)
         for split in (config.train_split, config.eval_split)
     )
-    if config.schedule_epochs is not None:
-        check_boundaries(config, in_steps(None, config.schedule_epochs, config, len(train_source)))
+    num_steps, end = lengths(config, len(train_source))
+    check_boundaries(config, end if config.scale_schedule else max(end, num_steps))
     num_classes = config.num_classes or train_source.num_classes
     if train_source.num_classes > num_classes:
         raise ConfigError(
@@ -116,7 +116,7 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         normalization=data.make_normalization(
             config.preprocess, image_shape[2], np.zeros(image_shape, np.float32)
         ),
-        num_steps=max(1, in_steps(config.num_steps, config.num_epochs, config, len(train_source))),
+        num_steps=num_steps,
         eval_batch_size=-(-eval_batch_size // mesh.size) * mesh.size,
     )
 

@@ -141,7 +141,8 @@ class _Run:
             if step:
                 state, position = checkpoints.restore(step, like=state)
                 batches.set_state(position["data"])
-                evaluated = position["evaluated"]  # False where a signal ended the evaluation.
+                # Not where a signal ended the evaluation, or the run was to be longer.
+                evaluated = not self._is_evaluated_after(step) or step in checkpoints.errors
                 rollbacks = position.get("rollbacks", 0)
             else:
                 normalization = compute_normalization(config, self._experiment)
@@ -152,7 +153,7 @@ class _Run:
 
             pace, profile = (
                 Pace(self._stop),
-                Profile(self._workdir / "profile", config.profile_steps),
+                Profile(self._workdir / "profile", config.profile_steps, step),
             )
             report = Report(config, self._workdir, step, num_steps, mesh, evaluated, self._started)
             with report, profile:
@@ -168,16 +169,13 @@ class _Run:
                             feedback = jax.device_get(state.feedback)
                             feedback = feedback.after_evaluation(config, result["top1_error"])
                             state = state.replace(feedback=replicate(feedback, mesh))
+                            checkpoints.errors[step] = result["top1_error"]
                             evaluated = True
                     stopping = pace.told_to_stop()
                     if step and (result or stopping or step % config.checkpoint_every == 0):
                         report.flush()
-                        position = {
-                            "data": batches.get_state(),
-                            "evaluated": evaluated,
-                            "rollbacks": self._rollbacks,
-                        }
-                        checkpoints.save(step, state, position, result)
+                        position = {"data": batches.get_state(), "rollbacks": self._rollbacks}
+                        checkpoints.save(step, state, position)
                         report.restart_clock(step)
                     if stopping or step >= num_steps:
                         break
@@ -192,10 +190,12 @@ class _Run:
                     profile.sent(step, metrics)
                     waited, bad_images = pace.take_waited(), batches.bad_images
                     state = report.step(step, state, metrics, waited, bad_images)
-                    evaluated = step % config.eval_every != 0 and step != num_steps
-                if stopping and step < num_steps:
+                    evaluated = not self._is_evaluated_after(step)
+                if stopping and not (step >= num_steps and evaluated):
+                    checkpoints.wait()
+                    where = f"saved at step {step}" if step else "nothing was to be saved yet"
                     reason = self._stop.reason()
-                    report.say(f"{reason}: saved at step {step}; the same command goes on there")
+                    report.say(f"{reason}: {where}; the same command goes on there")
 
     def roll_back(self, error: Diverged) -> str:
         """Notes that the run is to go on with a lower learning rate; returns what to say of it.
@@ -208,6 +208,9 @@ class _Run:
         self._rollbacks += 1
         what = str(error).partition(";")[0]
         return f"{what}; back to the last checkpoint, learning rate times {ROLLBACK_FACTOR}"
+
+    def _is_evaluated_after(self, step: int) -> bool:
+        return step % self._config.eval_every == 0 or step == self._experiment.num_steps
 
     def _first_state(self) -> TrainState:
         state = create_state(

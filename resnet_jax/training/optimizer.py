@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from .config import TrainConfig, in_steps
+from .config import TrainConfig, in_steps, lengths
 
 
 def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
@@ -28,7 +28,7 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     if config.learning_rate_batch_size:
         peak *= config.batch_size / config.learning_rate_batch_size
     warmup = in_steps(config.warmup_steps, config.warmup_epochs, config, train_size)
-    run, length = _lengths(config, train_size)
+    run, length = lengths(config, train_size)
     boundaries = np.asarray(config.boundaries)
     if config.scale_schedule:
         stretch = run / length
@@ -57,7 +57,7 @@ def unfitted_schedule(config: TrainConfig, train_size: int) -> list[str]:
       config: the run.
       train_size: images in the training split, for lengths that are given in epochs.
     """
-    run, length = _lengths(config, train_size)
+    run, length = lengths(config, train_size)
     if config.schedule == "step":
         fits = run > config.boundaries[-1]
     else:
@@ -89,11 +89,3 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def kernels(params: Any) -> Any:
     """Returns the tree of `params` with True at convolution and classifier kernels, else False."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
-
-
-def _lengths(config: TrainConfig, train_size: int) -> tuple[int, int]:
-    """Steps of the run, and those that its schedule is laid out for."""
-    return (
-        in_steps(config.num_steps, config.num_epochs, config, train_size),
-        in_steps(config.schedule_steps, config.schedule_epochs, config, train_size),
-    )

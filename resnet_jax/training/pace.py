@@ -78,11 +78,14 @@ class Profile:
     Attributes:
       directory: where the trace goes.
       steps: the first and the last step to trace; none if empty.
+      start_step: the step that the run goes on from, or 0. A run that goes on behind the first
+        step to trace has no trace.
     """
 
-    def __init__(self, directory: Path, steps: tuple[int, ...]) -> None:
+    def __init__(self, directory: Path, steps: tuple[int, ...], start_step: int) -> None:
         self._directory = directory
         self._first, self._last = steps or (0, 0)
+        self._begins_at_once = start_step + 1 == self._first
         self._tracing = False
 
     def sent(self, step: int, metrics: Metrics) -> None:
@@ -96,7 +99,7 @@ class Profile:
             self._end()
 
     def __enter__(self) -> Self:
-        if self._first == 1:
+        if self._begins_at_once:
             self._begin()
         return self
 

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from .. import data
 from ..evaluation import Network
 from ..models import create_model
-from .checkpoint import no_good_one
+from .checkpoint import best_step, no_good_one
 from .config import KEYS, ConfigError, TrainConfig, checked
 from .digest import find_damage, find_steps
 from .records import read_metrics
@@ -136,11 +136,12 @@ def _named_step(workdir: Path, config: TrainConfig, checkpoint: str, steps: list
         errors = {
             record["step"]: record["top1_error"]
             for record in read_metrics(workdir)
-            if record["split"] == config.eval_split and record["step"] in steps
+            if record["split"] == config.eval_split
         }
-        if not errors:
+        best = best_step(steps, errors)
+        if best is None:
             raise ConfigError(f"no checkpoint of {workdir} was evaluated; choose latest or a step")
-        return min(errors, key=lambda step: (errors[step], -step))
+        return best
     if not checkpoint.isdecimal() or int(checkpoint) not in steps:
         raise ConfigError(
             f"{workdir} holds no checkpoint {checkpoint!r}; there are best, latest and "

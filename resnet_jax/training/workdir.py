@@ -94,7 +94,8 @@ def _check_same_run(path: Path, config: TrainConfig) -> None:
         raise ConfigError(
             f"{path} is not a run's configuration; choose another --workdir or remove it"
         ) from error
-    tied = [key for key in differing if key not in UNTIED]
+    lengths = ("num_steps", "num_epochs") if config.scale_schedule else ()
+    tied = [key for key in differing if key not in UNTIED or key in lengths]
     if tied:
         changes = ", ".join(
             f"{key} ({before.get(key)!r}, now {getattr(config, key)!r})" for key in tied

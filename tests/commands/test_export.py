@@ -23,18 +23,22 @@ assert not [name for name in ("flax", "resnet_jax", "optax") if name in sys.modu
 """
 
 
-@pytest.mark.parametrize("preprocess", ["cifar", "none"])
-def test_another_process_gets_the_same_logits(tmp_path, capsys, preprocess):
+@pytest.mark.parametrize(("preprocess", "size"), [("cifar", 28), ("none", 28), ("cifar", 32)])
+def test_another_process_gets_the_same_logits(tmp_path, capsys, preprocess, size):
     make_run(tmp_path / "run", [(10, 0.5), (20, 0.4)], preprocess=preprocess)
     output = tmp_path / "net.bin"
-    export.main(["--workdir", str(tmp_path / "run"), "--output", str(output)])
+    arguments = ["--workdir", str(tmp_path / "run"), "--output", str(output)]
+    if size != 28:
+        arguments += ["--image_size", str(size)]
+    export.main(arguments)
     described = json.loads(capsys.readouterr().out)
-    assert described["input"] == ["n", 28, 28, 1]
+    assert described["input"] == ["n", size, size, 1]
+    assert isinstance(described["mean"], str) == (preprocess == "cifar" and size == 28)
     assert described["output"] == ["n", 10]
     assert described["channels"] == "L"
     assert described["checkpoint"].endswith("run/checkpoints/20")
 
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 1), dtype=np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
     arguments = [output, json.dumps(described), tmp_path / "pixels.npy", tmp_path / "logits.npy"]
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]

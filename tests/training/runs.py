@@ -32,7 +32,7 @@ CONFIG = TrainConfig(
 def make_run(workdir, steps_and_errors=((10, 0.4), (20, 0.3), (30, 0.35)), seed=0, **changes):
     """Writes a run whose checkpoints differ; returns its states by step, as they were saved."""
     config = dataclasses.replace(CONFIG, **changes)
-    mesh, state = data_mesh(), _first_state(**changes)
+    mesh, state = data_mesh(), first_state(**changes)
     rng = np.random.default_rng(seed)
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
@@ -48,12 +48,13 @@ def make_run(workdir, steps_and_errors=((10, 0.4), (20, 0.3), (30, 0.35)), seed=
             metrics = {"loss": 1.0, "top1_error": error, "top5_error": 0.1}
             log.write(step, config.eval_split, **metrics)
             # As eight devices have it.
-            checkpoints.save(step, replicate(state, mesh), {}, metrics)
+            checkpoints.errors[step] = error
+            checkpoints.save(step, replicate(state, mesh), {})
     return states
 
 
 @functools.cache
-def _first_state(**changes):
+def first_state(**changes):
     config = dataclasses.replace(CONFIG, **changes)
     experiment = open_experiment(config, data_mesh())
     return create_state(

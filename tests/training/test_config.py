@@ -52,6 +52,7 @@ def test_resolve_freezes_what_was_set():
         ({"warmup_steps": 3, "warmup_epochs": 1.0}, ["warmup_steps", "warmup_epochs"]),
         ({"schedule": "step"}, ["boundaries"]),
         ({"boundaries": (20, 10)}, ["(20, 10)", "increasing"]),
+        ({"eval_split": "train"}, ["eval_split", "'train[:100%]'"]),
         ({"boundaries": (1.5,)}, ["boundaries", "tuple of int"]),
         ({"schedule": "step", "boundaries": (50, 100)}, ["(50, 100)", "the end, step 100"]),
         ({"eval_every": 0}, ["eval_every=0"]),

@@ -50,7 +50,6 @@ HARMS = {
     "truncated": lambda checkpoint: truncate(largest(checkpoint)),
     "file missing": lambda checkpoint: (checkpoint / "state" / "manifest.ocdbt").unlink(),
     "position truncated": lambda checkpoint: truncate(checkpoint / "data" / "metadata"),
-    "metrics truncated": lambda checkpoint: truncate(checkpoint / "metrics" / "metrics"),
     "digests missing": lambda checkpoint: (checkpoint / SUMS).unlink(),
     "digests cut off": lambda checkpoint: truncate(checkpoint / SUMS),
     "digests shorter": lambda checkpoint: shorten(checkpoint / SUMS),
@@ -113,7 +112,7 @@ def test_the_second_one_set_aside_has_another_name(copy):
 def test_a_checkpoint_of_a_version_without_digests_is_read(copy, run):
     newest = copy / "checkpoints" / "30"
     (newest / SUMS).unlink()
-    (newest / "data" / "metadata").write_text(json.dumps({"data": {}, "evaluated": True}))
+    (newest / "data" / "metadata").write_text(json.dumps({"data": {}}))
     assert find_damage(newest) is None
     assert open_run(copy).step == 30
 

@@ -14,10 +14,12 @@ import pytest
 from resnet_jax.parallel import data_mesh
 from resnet_jax.training import ConfigError, TrainConfig, loop
 from resnet_jax.training import experiment as experiment_module
+from resnet_jax.training.digest import SUMS, write_sums
 from resnet_jax.training.experiment import open_experiment, resident_dataset, steps_at_once
 from resnet_jax.training.health import Diverged
 from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
+from resnet_jax.training.workdir import open_workdir
 
 CONFIG = TrainConfig(
     model="resnet8_cifar",
@@ -140,6 +142,55 @@ def test_another_configurations_directory_is_refused(whole):
     assert (workdir / "config.json").read_text() == before
 
 
+def test_a_length_that_scales_the_schedule_belongs_to_the_run(tmp_path):
+    config = dataclasses.replace(CONFIG, scale_schedule=True)
+    with open_workdir(tmp_path, config):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"num_steps \(60, now 120\)"),
+        open_workdir(tmp_path, dataclasses.replace(config, num_steps=120)),
+    ):
+        pass
+
+
+def test_a_run_that_is_to_end_where_it_stands_is_evaluated_there(tmp_path):
+    longer = dataclasses.replace(CONFIG, checkpoint_every=10, eval_every=1000)
+    run(dataclasses.replace(longer, num_steps=30), tmp_path)
+    log = tmp_path / "metrics.jsonl"
+    *lines, evaluation = log.read_text().splitlines(keepends=True)
+    assert json.loads(evaluation)["split"] == CONFIG.eval_split
+    # As a longer run that a signal ended there.
+    log.write_text("".join(lines))
+    position = tmp_path / "checkpoints" / "30" / "data" / "metadata"
+    position.write_text(json.dumps(json.loads(position.read_text()) | {"errors": {}}))
+    sums = tmp_path / "checkpoints" / "30" / SUMS
+    sums.unlink(), write_sums(sums.parent)
+    run(dataclasses.replace(longer, num_steps=30), tmp_path)
+    assert log.read_text() == "".join([*lines, evaluation])
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({"num_epochs": 0.5}, None),  # The recipe's boundaries, of which 31 steps reach none.
+        ({"num_epochs": 3.0, "boundaries": (50, 150)}, None),
+        ({"num_epochs": 0.5, "boundaries": (50, 62)}, 62),
+        ({"num_epochs": 3.0, "boundaries": (50, 100), "scale_schedule": True}, 62),
+    ],
+)
+def test_boundaries_behind_the_end_of_a_run_in_epochs(changes, end):
+    """An epoch of 500 images is 62.5 steps."""
+    lengths = {"num_steps": None, "schedule_steps": None, "schedule_epochs": 1.0}
+    config = dataclasses.replace(
+        CONFIG, **lengths | {"schedule": "step", "boundaries": (50,)} | changes
+    )
+    if end is None:
+        open_experiment(config, data_mesh())
+    else:
+        with pytest.raises(ConfigError, match=f"boundaries=.* the end, step {end};"):
+            open_experiment(config, data_mesh())
+
+
 def test_a_run_of_an_older_version_goes_on(whole):
     """Keys that came later are taken to have had their defaults."""
     workdir, final = whole
@@ -207,6 +258,8 @@ def test_several_steps_at_once_are_the_same_steps(tmp_path, monkeypatch):
     run(config, tmp_path / "five")
     assert sent == [5, 1, 1, 1] + [1, 1, 5, 5, 1, 1, 1]
     (expected, position), (state, other) = saved(tmp_path / "one", 23), saved(tmp_path / "five", 23)
+    assert position.pop("errors").keys() == {"23"}
+    assert other.pop("errors").keys() == {"8", "23"}  # Where it was to end at first.
     assert position == other
     close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
     jax.tree.map(close, state["params"], expected["params"])

@@ -1,13 +1,18 @@
 """Runs that are asked to end: by a signal to a real process, or by a limit on their time."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from resnet_jax.training.pace import Profile
 from resnet_jax.training.records import read_metrics
 from resnet_jax.training.stop import Stop, Stopped, parse_duration
 from tests.resnet8 import environment
@@ -50,6 +55,7 @@ def start(workdir, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -113,8 +119,77 @@ def test_a_limit_on_the_time(tmp_path):
     assert "config.stop_after: saved at step" in out
 
 
+def test_no_time_at_all(tmp_path):
+    process = start(tmp_path, "--config.num_steps=100000", "--config.stop_after=0s")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "config.stop_after: nothing was to be saved yet" in out
+
+
+def test_a_signal_during_the_last_evaluation_is_not_the_end(tmp_path):
+    arguments = ["--config.num_steps=5", "--config.eval_batch_size=8"]
+    process = start(tmp_path, *arguments, "--config.eval_split=train[:5000]")
+    wait_for(process, "step 5")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "SIGTERM: saved at step 5; the same command goes on there" in out
+
+
+def children(process):
+    lists = Path(f"/proc/{process.pid}/task").glob("*/children")  # Of each of its threads.
+    return [int(number) for path in lists for number in path.read_text().split()]
+
+
+def commands(numbers):
+    """What those that still run were started as."""
+    found = []
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{number}/cmdline").read_text())
+    return [text for text in found if "spawn_main" in text]
+
+
+def test_a_signal_to_the_whole_group_leaves_the_loaders_alone(tmp_path):
+    """As Ctrl-C in a terminal; the run waits for its loader most of the time."""
+    process = start(tmp_path, "--config.num_steps=100000", "--config.loader_workers=2")
+    wait_for(process, "step ")
+    workers = children(process)
+    assert len(commands(workers)) == 2
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "SIGINT: saved at step" in out and "Traceback" not in err
+    assert not commands(workers)
+
+
+def test_loaders_end_with_a_run_that_is_killed(tmp_path):
+    process = start(tmp_path, "--config.num_steps=100000", "--config.loader_workers=2")
+    wait_for(process, "step ")
+    workers = children(process)
+    assert len(commands(workers)) == 2
+    process.kill(), process.communicate(timeout=60)
+    end = time.monotonic() + 30
+    while commands(workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_a_trace_of_some_steps(tmp_path):
     process = start(tmp_path, "--config.num_steps=4", "--config.profile_steps=2,3")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(("start_step", "traced"), [(0, False), (40, True), (41, False)])
+def test_a_trace_begins_where_its_first_step_is_to_come(tmp_path, monkeypatch, start_step, traced):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: calls.append("start"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    metrics = {"learning_rate": jnp.zeros(())}
+    with Profile(tmp_path, (41, 42), start_step) as profile:
+        for step in range(start_step + 1, start_step + 4):
+            profile.sent(step, metrics)
+        assert calls == ["start", "stop"] * traced
