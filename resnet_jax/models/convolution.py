@@ -16,7 +16,7 @@ from jax.interpreters import ad
 from jaxtyping import Array, Float
 
 from resnet_jax.models import cpu_convolution
-from resnet_jax.models.primitives import primitive
+from resnet_jax.models.primitives import has_sharding_in_type, primitive
 
 
 def conv2d(
@@ -27,7 +27,7 @@ def conv2d(
     groups: int = 1,
 ) -> Float[Array, "n h2 w2 o"]:
     """Convolves, with a padding of `dilation * (k // 2)` on all sides."""
-    if dilation != 1 or groups != 1:
+    if dilation != 1 or groups != 1 or has_sharding_in_type(x, kernel):
         return _plain(x, kernel, stride, None, dilation, groups)
     x, kernel = _varying_as(x, kernel), _varying_as(kernel, x)
     # What is lowered outside of a `jax.default_matmul_precision` keeps the precision of inside.

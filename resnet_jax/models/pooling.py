@@ -12,7 +12,7 @@ from jax.interpreters import ad
 from jaxtyping import Array, Float, UInt8
 
 from resnet_jax.models.fusion import apart
-from resnet_jax.models.primitives import primitive
+from resnet_jax.models.primitives import has_sharding_in_type, primitive
 
 
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
@@ -21,7 +21,7 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
     The padding never wins, whatever the sign of the input. Where several elements of a window are
     the greatest, the first one takes the gradient.
     """
-    return _max_pool.bind(x)
+    return _plain(x) if has_sharding_in_type(x) else _max_pool.bind(x)
 
 
 def _plain(x: Array) -> Array:

@@ -5,9 +5,19 @@ from functools import cache, partial
 from typing import Any
 
 import jax
+from jax import sharding
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array
+
+
+def has_sharding_in_type(*arrays: Array) -> bool:
+    """Whether how an array lies on a mesh is part of its type, as on `jax.make_mesh`'s by default.
+
+    JAX then wants a rule for the sharding of every result, which only its own operations have.
+    """
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+    return any(sharding.AxisType.Explicit in mesh.axis_types for mesh in meshes)
 
 
 def primitive(
@@ -17,6 +27,8 @@ def primitive(
 
     Which program it stands for is settled when it is lowered for a platform, not before: a file
     that `jax.export` writes for several platforms holds each one's own.
+
+    It does not take arrays that have their sharding in their type.
 
     Args:
         name: what programs show.

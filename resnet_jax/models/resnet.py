@@ -106,8 +106,9 @@ class ResNet(nn.Module):
         remat: keep only the blocks' inputs for the backward pass and compute the rest of their
             activations anew; the same gradients from less memory, at the cost of a second forward
             pass.
-        norm_axis_name: mesh axis, or axes, over which the batch's statistics are shared. By
-            default every shard has its own.
+        norm_axis_name: mesh axis, or axes, of `jax.shard_map`, over which the batch's statistics
+            are shared. By default every shard has its own. Without `shard_map`, under a `jax.jit`
+            of sharded arrays, the statistics are the whole batch's.
         dtype: type to compute in; by default what the images and the parameters promote to.
 
     Raises:

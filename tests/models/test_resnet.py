@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax.models import BasicBlock, BottleneckBlock, ResNet, create_model
@@ -198,9 +199,38 @@ def test_bfloat16_computes_maps_in_bfloat16_and_logits_in_float32():
         np.testing.assert_allclose(logits, exact, 0, 0.03 * np.abs(exact).max())
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("stem", ["cifar", "imagenet"])
+def test_a_sharded_batch_is_one_batch_under_jit(axis_type, stem):
+    """Also on a mesh that makes the sharding a part of the arrays' types, `make_mesh`'s default."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
+    images = np.random.default_rng(6).normal(size=(8, 17, 16, 3)).astype(np.float32)
+    model = small_model(stem=stem)
+    variables = init(model, images)
+
+    def gradients(variables, images):
+        def loss(params):
+            logits, updates = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(jnp.square(logits)), updates
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    sharded = jax.device_put(images, NamedSharding(mesh, P("data")))
+    replicated = jax.device_put(variables, NamedSharding(mesh, P()))
+    in_type = jax.typeof(sharded).sharding.spec[0] == "data"
+    assert in_type == (axis_type is AxisType.Explicit)
+    ours = jax.jit(gradients)(replicated, sharded)
+    assert_near(jax.device_get(ours), jax.device_get(jax.jit(gradients)(variables, images)), 1e-3)
+    logits = model.apply(replicated, sharded, train=False)
+    np.testing.assert_allclose(logits, model.apply(variables, images, train=False), 1e-4, 1e-4)
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("norm_axis_name", [None, "data"])
-def test_shards_train_as_one_batch_if_they_share_their_statistics(norm_axis_name):
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+def test_shards_train_as_one_batch_if_they_share_their_statistics(norm_axis_name, axis_type):
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
     rng = np.random.default_rng(4)
     images = rng.normal(size=(8, 8, 8, 3)).astype(np.float32)
     variables = init(small_model(), images)
@@ -210,9 +240,11 @@ def test_shards_train_as_one_batch_if_they_share_their_statistics(norm_axis_name
         logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, jax.lax.pmean(updates, "data")
 
+    images = jax.device_put(images, NamedSharding(mesh, P("data")))
     step = jax.shard_map(step, mesh=mesh, in_specs=(P(), P("data")), out_specs=(P("data"), P()))
     logits, updates = jax.jit(step)(variables, images)
-    parts = [images] if norm_axis_name else np.split(images, 4)
+    parts = [jax.device_get(images)]
+    parts = parts if norm_axis_name else np.split(parts[0], 4)
     expected = [
         small_model().apply(variables, part, train=True, mutable=["batch_stats"]) for part in parts
     ]
