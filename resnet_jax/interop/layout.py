@@ -72,11 +72,13 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(entries: Mapping[Any, Any], new_name: Callable[[str], str]) -> dict[str, Any]:
-    """Returns the entries under new names; one whose new name is taken keeps its own."""
+    """Returns the entries under new names; one whose new name is another's keeps its own."""
+    own = {str(name): value for name, value in entries.items()}
     result: dict[str, Any] = {}
-    for name, value in entries.items():
-        new = new_name(str(name))
-        result[str(name) if new in result else new] = value
+    for name, value in own.items():
+        new = new_name(name)
+        is_anothers = new in result or (new in own and new != name)
+        result[name if is_anothers else new] = value
     return result
 
 
@@ -187,13 +189,14 @@ def _kernels(shapes: Mapping[Path, tuple[int, ...]]) -> dict[Path, tuple[int, ..
 
 def _num_channels(naming: Naming, entries: Mapping[str, Any]) -> int:
     shape = naming.shape_in_ours(entries, _STEM_KERNEL)
-    return shape[2] if len(shape) == 4 else 3
+    return (shape[2] if len(shape) == 4 else 0) or 3
 
 
 def _to_numpy(value: Any) -> np.ndarray | None:
     """Returns float64 as it is and other floating-point numbers as float32; None for the rest."""
     if hasattr(value, "detach"):  # A PyTorch tensor, told without importing PyTorch.
-        if not value.is_floating_point():
+        is_dense = str(value.layout) == "torch.strided" and not value.is_meta
+        if not (is_dense and value.is_floating_point()):
             return None
         value = value.detach().cpu()
         value = (value if value.element_size() == 8 else value.float()).numpy()

@@ -95,12 +95,15 @@ def load_weights(
       WeightsError: the file cannot be read, or its entries are not those of the model.
     """
     entries, _ = _read(path)
+    what = Path(path).name
     if model is None:
         if skip_head:
             raise WeightsError("skip_head=True takes a model; give it, or leave skip_head")
+        folders = {name[:i] for name in entries for i, char in enumerate(name) if char == "."}
+        if both := sorted(folders & entries.keys()):
+            raise WeightsError(f"{what} has an entry {shown(both[0])} and others inside of it")
         tree = {name: jnp.asarray(np.array(array)) for name, array in entries.items()}
         return traverse_util.unflatten_dict(tree, sep=".")
-    what = Path(path).name
     fitted = layout.fit(model, layout.OURS, entries, what, skip_head=skip_head)
     variables = layout.to_variables(fitted)
     return layout.with_new_head(model, variables, key) if skip_head else variables
@@ -198,6 +201,8 @@ def _differing_fields(model: ResNet, other: ResNet) -> dict[str, Any]:
 def _model(what: str, metadata: Mapping[str, str]) -> ResNet:
     try:
         options = json.loads(metadata["options"])
+        if {"block", *_MODULE_FIELDS} & options.keys():
+            raise ValueError  # None of what `_described` writes.
         if isinstance(options.get("norm_axis_name"), list):
             options["norm_axis_name"] = tuple(options["norm_axis_name"])
         model = create_model(metadata["model"], int(metadata["num_classes"]))

@@ -198,6 +198,11 @@ def test_two_nets_in_one_file():
     assert "right/conv1_conv/kernel" in info.value.unexpected
     left = {name: value for name, value in weights.items() if name.startswith("left")}
     assert_identical(from_keras(MODEL, left), from_keras(MODEL, by_path(twin)))
+    bare = by_path(twin)
+    for both in (bare | left, left | bare):
+        with pytest.raises(WeightsError) as info:
+            from_keras(MODEL, both)
+        assert sorted(info.value.unexpected) == sorted(left)
 
 
 def test_another_number_of_classes():

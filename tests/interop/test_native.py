@@ -190,6 +190,8 @@ DESCRIPTION = {"format": "resnet_jax", "model": "resnet18", "num_classes": "3", 
         ({**DESCRIPTION, "options": '{"magic": 1}'}, "a newer one may"),
         ({**DESCRIPTION, "options": '{"shortcut": "D"}'}, "unknown shortcut 'D'"),
         ({**DESCRIPTION, "options": "3"}, "a newer one may"),
+        ({**DESCRIPTION, "options": '{"block": "x"}'}, "a newer one may"),
+        ({**DESCRIPTION, "options": '{"name": "x"}'}, "a newer one may"),
         (DESCRIPTION, "weights.safetensors cannot be fitted to the model"),
     ],
     ids=str,
@@ -200,6 +202,15 @@ def test_files_that_say_nothing_of_use(metadata, message, tmp_path):
     with pytest.raises(WeightsError, match=message) as info:
         load_model(path)
     assert len(str(info.value)) < 300 and "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("name", ["params", "params.head", "params.head.bias.x"])
+def test_an_entry_inside_of_another(name, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    arrays = {"params.head.bias": np.ones(3, np.float32), name: np.ones(3, np.float32)}
+    save_file(arrays, path, DESCRIPTION)
+    with pytest.raises(WeightsError, match="'params.*' and others inside of it"):
+        load_weights(path)
 
 
 def test_pytorch_readers_send_you_here(tmp_path):

@@ -143,12 +143,35 @@ def test_wrappers_prefixes_and_files(ending, wrapper, prefix, tmp_path):
     assert_identical(from_torch(model, source if ending == "mapping" else str(path)), expected)
 
 
-def test_an_entry_that_is_there_twice():
+@pytest.mark.parametrize("first", [False, True])
+def test_an_entry_that_is_there_twice(first):
     model, twin = small_pair()
     state_dict = twin.state_dict()
-    state_dict["module.fc.weight"] = state_dict["fc.weight"] + 1
+    other = {"module.fc.weight": state_dict["fc.weight"] + 1}
     with pytest.raises(WeightsError, match=r"1 unexpected \(module.fc.weight\)"):
-        from_torch(model, state_dict)
+        from_torch(model, other | state_dict if first else state_dict | other)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        torch.ones(NUM_CLASSES).to_sparse(),
+        torch.ones(NUM_CLASSES, device="meta"),
+        torch.ones(NUM_CLASSES).int(),
+    ],
+    ids=["sparse", "meta", "int"],
+)
+def test_tensors_without_numbers_are_named(strange):
+    model, twin = small_pair()
+    with pytest.raises(WeightsError, match=r"fc.bias is no array of floating-point numbers"):
+        from_torch(model, twin.state_dict() | {"fc.bias": strange})
+
+
+def test_a_stem_without_channels_is_named():
+    model, twin = small_pair()
+    kernel = twin.state_dict()["conv1.weight"]
+    with pytest.raises(WeightsError, match=r"conv1.weight \[\d+, 0, "):
+        from_torch(model, twin.state_dict() | {"conv1.weight": kernel[:, :0]})
 
 
 def test_the_plain_weights_come_before_their_moving_average():
