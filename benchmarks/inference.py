@@ -1,5 +1,7 @@
 """Inference with folded batch normalisation, against the plain Flax twin and PyTorch, in turn.
 
+PyTorch's model runs as it is and with its batch normalisation folded as well.
+
     python benchmarks/inference.py [--rounds N] [--json FILE]
 
 On the CPU in float32, batch 16; on a GPU in bfloat16, batches of 1, 32 and 256, PyTorch compiled.
@@ -58,7 +60,8 @@ def main() -> None:
         try:
             from torch_peer import torch_inference
 
-            contestants["torch"] = torch_inference(name, images, num_classes)
+            for peer, fold in (("torch", False), ("torch folded", True)):
+                contestants[peer] = torch_inference(name, images, num_classes, fold)
         except ImportError:
             missing.append(f"{case}/torch (not installed)")
         ratios += common.compare_in_turn(case, contestants, arguments.rounds)

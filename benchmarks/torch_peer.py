@@ -1,10 +1,12 @@
 """The PyTorch peer: torchvision's model, or where it cannot be imported the tests' twin of it."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def torch_model(name: str, num_classes: int) -> tuple[nn.Module, str]:
@@ -68,14 +70,33 @@ def torch_training(
     return lambda: step(x, y).item()
 
 
-def torch_inference(name: str, images: np.ndarray, num_classes: int) -> Callable[[], object]:
+def torch_inference(
+    name: str, images: np.ndarray, num_classes: int, fold: bool
+) -> Callable[[], object]:
     """Returns a forward pass in evaluation mode; a call does one and waits for it."""
     model = torch_model(name, num_classes)[0].eval()
+    if fold:
+        fold_batch_norms(model)
+        model.to(memory_format=torch.channels_last)
     _compile(model)
     x = _on_device(images)
 
     def forward() -> object:
         with torch.inference_mode(), _autocast():
-            return model(x).float().cpu()
+            logits = model(x)
+        if device() == "cuda":
+            torch.cuda.synchronize()
+        return logits
 
     return forward
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Folds every batch normalisation that follows a convolution into it, in place."""
+    children = list(module.named_children())
+    for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+            setattr(module, norm_name, nn.Identity())
+    for _, child in children:
+        fold_batch_norms(child)

@@ -3,9 +3,9 @@
     python benchmarks/trainer_overhead.py [--rounds N] [--json FILE]
 
 "Ours" is the time that a trainer takes for an image, from its log; the "peer" is the same compiled
-step on a batch that is on the device already. A ratio of 0.95 or more is the aim. The trainers are
-the demo's and ResNet-50's on JPEGs of photographs' size (made here): 16 a step on the CPU, 256 in
-bfloat16 on a GPU.
+step on a batch that is on the device already, sent as far ahead. A ratio of 0.95 or more is the
+aim. The trainers are the demo's and ResNet-50's on JPEGs of photographs' size (made here): 16 a
+step on the CPU, 256 in bfloat16 on a GPU.
 """
 
 import contextlib
@@ -28,15 +28,22 @@ from resnet_jax.training.config import TrainConfig, resolve
 from resnet_jax.training.experiment import open_experiment
 from resnet_jax.training.loop import train
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
+from resnet_jax.training.pace import Pace
 from resnet_jax.training.state import create_state
 from resnet_jax.training.step import make_train_step
+from resnet_jax.training.stop import Stop
 
 
 def demo() -> TrainConfig:
-    """Returns 100 steps of the demo, with one evaluation and one checkpoint after them."""
+    """Returns 100 steps of the demo, one evaluation and one checkpoint after them."""
     config = resolve(fashion_mnist_demo.get_config())
     return dataclasses.replace(
-        config, num_steps=100, eval_every=100, checkpoint_every=100, log_every=10
+        config,
+        num_steps=100,
+        eval_every=100,
+        checkpoint_every=100,
+        log_every=10,
+        device_resident="no",  # A step at a time on a GPU, too.
     )
 
 
@@ -61,13 +68,13 @@ def resnet50(data_dir: Path) -> TrainConfig:
 
 
 def trainer(config: TrainConfig) -> common.Seconds:
-    """Returns seconds an image, the median of the log's lines."""
+    """Returns seconds an image, the mean of the log's lines but the first, where it starts."""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             train(config, folder)
         lines = [json.loads(x) for x in Path(folder, "metrics.jsonl").read_text().splitlines()]
     speeds = [line["images_per_second"] for line in lines if line["split"] == "train"]
-    return common.Seconds(1 / statistics.median(speeds[1:]))
+    return common.Seconds(statistics.fmean(1 / speed for speed in speeds[1:]))
 
 
 class BareStep:
@@ -98,10 +105,12 @@ class BareStep:
 
     def __call__(self, num_steps: int) -> common.Seconds:
         """Returns seconds an image."""
+        pace, metrics = Pace(Stop()), None
         start = time.perf_counter()
         for _ in range(num_steps):
             self.state, metrics = self.step(self.state, self.batch)
-            jax.block_until_ready(metrics)
+            pace.sent(metrics)
+        jax.block_until_ready(metrics)
         seconds = time.perf_counter() - start
         return common.Seconds(seconds / num_steps / len(self.batch["label"]))
 

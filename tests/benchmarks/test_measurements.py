@@ -7,8 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+import torch
 
 from resnet_jax import create_model
+from tests import torch_twins
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,3 +72,17 @@ def test_the_flax_peer_is_the_same_network(name):
         return sorted(leaf.shape for leaf in jax.tree.leaves(variables))
 
     assert parameters(flax_peer(name, 7)) == parameters(create_model(name, 7))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_folded_pytorch_peer_computes_the_same(name):
+    import torch_peer
+
+    model = torch_twins.randomise(torch_peer.torch_model(name, 7)[0], seed=1).eval()
+    images = torch.randn(2, 3, 33, 33, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        before = model(images)
+        torch_peer.fold_batch_norms(model)
+        after = model(images)
+    assert not [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * before.abs().max().item())
