@@ -1,7 +1,7 @@
 """Networks as programs that run with JAX alone."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import export as jax_export
 from jaxtyping import Array, Float
 
-from ..models import ResNet
-from ..models.errors import shown
+from ..models import ModelError, ResNet
+from ..models.checks import image_sides
 from . import files, layout
 from .errors import WeightsError
 
@@ -45,7 +45,10 @@ def export(
       WeightsError: the variables are not those of the model, the image size is no such number, or
         the path cannot be written.
     """
-    height, width = _size(model, image_size)
+    try:
+        height, width = image_sides(model, image_size)
+    except ModelError as error:
+        raise WeightsError(str(error)) from error
     fitted = layout.fit(model, layout.OURS, layout.flatten(variables), "the variables")
     constants = layout.to_variables(fitted)
     channels = constants["params"]["stem"]["conv"]["kernel"].shape[2]
@@ -58,12 +61,3 @@ def export(
     images = jax.ShapeDtypeStruct((batch_size, height, width, channels), jnp.float32)
     exported = jax_export.export(apply, platforms=_PLATFORMS)(images)
     files.write_file(path, bytes(exported.serialize()))
-
-
-def _size(model: ResNet, image_size: Any) -> tuple[int, int]:
-    if image_size is None:
-        image_size = 32 if model.stem == "cifar" else 224
-    size = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise WeightsError(f"image_size is a number of pixels, or two, not {shown(image_size)}")
-    return size

@@ -82,6 +82,19 @@ def check_images(model: ResNet, images: ArrayLike) -> None:
             )
 
 
+def image_sides(model: ResNet, image_size: Any) -> tuple[int, int]:
+    """Returns height and width of the images; for None the paper's.
+
+    Raises ModelError unless `image_size` is a number of pixels, or two.
+    """
+    if image_size is None:
+        image_size = 32 if model.stem == "cifar" else 224
+    sides = tuple(image_size) if _is_sequence(image_size) else (image_size,) * 2
+    if len(sides) != 2 or not all(map(_is_count, sides)):
+        raise ModelError(f"image_size is a number of pixels, or two, not {shown(image_size)}")
+    return sides
+
+
 def _check_dilation(value: Any, num_stages: int) -> None:
     if value is None:
         return

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from resnet_jax.models.checks import image_sides
 from resnet_jax.models.errors import ModelError, shown
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.resnet import ResNet
@@ -51,8 +52,9 @@ def summarize(
     Raises:
         ModelError: if a size is not a whole number of at least 1.
     """
-    height, width = _size(model, image_size)
-    _check_count("channels", channels)
+    height, width = image_sides(model, image_size)
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise ModelError(f"channels is a whole number of at least 1, not {shown(channels)}")
     shapes: dict[str, tuple[int, ...]] = {}
     multiply_adds: dict[tuple[str, ...], int] = {}
 
@@ -144,22 +146,6 @@ def format_summary(stages: Sequence[StageSummary]) -> str:
         lines.append("  ".join(cells))
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
-
-
-def _size(model: ResNet, image_size: Any) -> tuple[int, int]:
-    if image_size is None:
-        image_size = 32 if model.stem == "cifar" else 224
-    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size,) * 2
-    if len(sides) != 2:
-        raise ModelError(f"image_size is a number of pixels, or two, not {shown(image_size)}")
-    for side in sides:
-        _check_count("image_size", side)
-    return sides
-
-
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelError(f"{name} is a whole number of at least 1, not {shown(value)}")
 
 
 def _size_of(tree: Any) -> int:

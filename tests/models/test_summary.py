@@ -139,7 +139,7 @@ def test_table():
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "224", (224,), (224, 0)])
 def test_bad_sizes(size):
-    with pytest.raises(ModelError, match="image_size is a (whole )?number of"):
+    with pytest.raises(ModelError, match="image_size is a number of"):
         summarize(create_model("resnet18"), size)
     with pytest.raises(ModelError, match="channels is a whole number"):
         count_parameters(create_model("resnet18"), channels=0)
