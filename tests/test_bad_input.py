@@ -95,7 +95,8 @@ TRAINING = [
 ]
 
 DATA = [
-    ("cifar1", "data set 'cifar1' not found", "resnet_jax prepare cifar1"),
+    ("cifar1", "data set 'cifar1' not found", "did you mean 'cifar10'?"),
+    ("cifar100", "data set 'cifar100' not found", "resnet_jax prepare cifar100"),
     ("a:b:c", "a:b:c"),
     ("../run", "../run"),
     ("./text.txt", "text.txt"),

@@ -11,8 +11,17 @@ class DataError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        line = " ".join(message.split())
-        super().__init__(line if len(line) < 300 else line[:296] + "...")
+        super().__init__(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """Returns a message as a line of less than 300 characters.
+
+    Of a longer one the middle is left out: what is wrong stands at the beginning, the remedy at the
+    end.
+    """
+    line = " ".join(message.split())
+    return line if len(line) < 300 else f"{line[:147]} ... {line[-147:]}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -120,10 +120,14 @@ class EvalBatches:
         mask = positions < len(self.source)
         count = int(mask.sum())
         images, labels, bad = _load(
-            self.source, self.transform, positions[:count], np.empty((count, 0)), self.on_bad_image
+            self.source,
+            self.transform,
+            positions[:count],
+            np.empty((count, 0)),
+            self.on_bad_image,
+            max_stand_ins=0,
         )
         mask[list(bad)] = False
-        images[list(bad)], labels[list(bad)] = 0, 0
         missing = len(mask) - count
         return {
             "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
@@ -189,7 +193,8 @@ def pixel_mean(
       on_bad_image: as for `eval_batches`.
 
     Raises:
-      DataError: a random transform, or images that do not come out with one shape.
+      DataError: a random transform, images that do not come out with one shape, or none that can
+        be decoded.
     """
     total = np.zeros(transform.output_shape(source.image_shape), np.int64)
     count = 0
@@ -198,6 +203,8 @@ def pixel_mean(
         # What the mask leaves out is zero and adds nothing.
         total += batch["image"].sum(axis=0, dtype=np.int64)
         count += int(batch["mask"].sum())
+    if not count:
+        raise DataError(f"no image of {source.name!r} can be decoded; mend the data set")
     return np.asarray(total / (count * 255), np.float32)
 
 
@@ -249,6 +256,7 @@ class _TrainBatch:
             self.indices(step),
             self.uniforms(step),
             self.on_bad_image,
+            _MAX_BAD_IMAGES - 1,
         )
         batch: Batch = {"image": images, "label": labels}
         if self.on_bad_image == "skip":
@@ -301,8 +309,12 @@ def _load(
     indices: Int64[np.ndarray, " b"],
     uniforms: Float64[np.ndarray, "b d"],
     on_bad_image: str,
+    max_stand_ins: int,
 ) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"], dict[int, BadImageError]]:
-    """Loads and transforms some of a source's examples; says in which rows another one stands."""
+    """Loads and transforms some of a source's examples; says in which rows one cannot be decoded.
+
+    In its place stands the first of the next `max_stand_ins` that can be; zeros if that is 0.
+    """
     if isinstance(source, ArraySource):
         images = transform.batch(source.images[indices], uniforms)
         return images, source.labels[indices], {}
@@ -310,7 +322,7 @@ def _load(
     labels = np.empty(len(indices), np.int32)
     bad: dict[int, BadImageError] = {}
     for row, index in enumerate(indices.tolist()):
-        for attempt in range(_MAX_BAD_IMAGES):
+        for attempt in range(1 + max_stand_ins):
             try:
                 place = (index + attempt) % len(source)
                 images[row], labels[row] = _load_one(source, transform, place, uniforms[row])
@@ -320,10 +332,12 @@ def _load(
                     raise
                 bad.setdefault(row, error)
         else:
-            raise DataError(
-                f"{_MAX_BAD_IMAGES} images in a row cannot be used, the first of them being so: "
-                f"{bad[row]}"
-            )
+            if max_stand_ins:
+                raise DataError(
+                    f"{_MAX_BAD_IMAGES} images in a row cannot be used, the first of them being "
+                    f"so: {bad[row]}"
+                )
+            images[row], labels[row] = 0, 0
     return images, labels, bad
 
 

@@ -1,5 +1,6 @@
 """What a data set's own files may not ask TFDS to do: import code, or read other folders' files."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -21,16 +22,22 @@ def check_features(dataset: str, data_dir: str | None) -> None:
     Raises:
       DataError: one of them is none of TFDS's own classes.
     """
+    from tensorflow_datasets.core import naming
     from tensorflow_datasets.core.utils import file_utils
 
-    name = dataset.partition(":")[0].partition("/")[0]
+    try:
+        name = naming.parse_builder_name_kwargs(dataset)[0].name  # As TFDS will look for it.
+    except ValueError:
+        return  # It will not, and says so.
     for directory in file_utils.list_data_dirs(given_data_dir=data_dir):
-        for path in Path(directory, name).rglob("features.json"):
+        # name/version or name/config/version, each of which may be a link.
+        paths = [Path(directory, name).glob("*/" * depth + "features.json") for depth in range(4)]
+        for path in itertools.chain.from_iterable(paths):
             try:
-                described = json.loads(path.read_text(encoding="utf-8"))
+                kinds = list(_class_names(json.loads(path.read_text(encoding="utf-8"))))
             except (OSError, ValueError, RecursionError):
                 continue  # TFDS reports it, if it is this one that is wanted.
-            for kind in _class_names(described):
+            for kind in kinds:
                 if not kind.startswith(_FEATURES):
                     raise DataError(
                         f"{path} asks for the class {kind!r}, which is none of TFDS's and is not "
@@ -51,13 +58,16 @@ def check_files(builder: Any, dataset: str) -> None:
 
 
 def _class_names(described: Any) -> Iterator[str]:
-    """Every `pythonClassName` in a JSON object."""
+    """Every name of a class in a JSON object, also in strings that are JSON themselves."""
     if isinstance(described, dict):
         for key, value in described.items():
-            if key in ("pythonClassName", "python_class_name"):
-                yield str(value)
+            # "type" is what earlier versions of TFDS wrote; a feature may have that name as well.
+            if key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str):
+                yield value
             else:
                 yield from _class_names(value)
     elif isinstance(described, list):
         for value in described:
             yield from _class_names(value)
+    elif isinstance(described, str) and described.lstrip()[:1] in ("{", "["):
+        yield from _class_names(json.loads(described))

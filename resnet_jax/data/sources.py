@@ -135,7 +135,12 @@ def open_source(
             f"no split {split!r} in {dataset!r}{nearest(split, splits)}; there are {there}, and "
             "slices and sums of them such as 'train[:90%]'"
         ) from error
-    if num_examples == 0:
+    from tensorflow_datasets.core.splits import AbstractSplit
+
+    # TFDS gives a slice whose end lies before its beginning less than no images.
+    parts = AbstractSplit.from_spec(split).to_absolute(splits)
+    backwards = [part for part in parts if part.to is not None and (part.from_ or 0) > part.to]
+    if backwards or num_examples == 0:
         raise DataError(f"split {split!r} of {dataset!r} is empty; widen the slice")
     try:
         records = builder.as_data_source(split, file_format="array_record").data_source
@@ -184,15 +189,23 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
 
 def _known(dataset: str, data_dir: str | None) -> list[str]:
     """The data sets that could have been meant."""
+    from .prepare import RECIPES
+
     there = os.listdir(data_dir) if data_dir and os.path.isdir(data_dir) else ()
-    return [name for name in (*BUNDLED, *there) if name != dataset]
+    recipes = () if dataset in RECIPES else RECIPES
+    return [name for name in (*BUNDLED, *recipes, *there) if name != dataset]
 
 
 def _remedy(dataset: str, data_dir: str | None) -> str:
     from tensorflow_datasets.core.utils import file_utils
 
+    from .prepare import RECIPES
+
     directory = str(file_utils.list_data_dirs(given_data_dir=data_dir)[0])
-    name, directory = shlex.quote(dataset), shlex.quote(directory)
+    name = dataset.partition(":")[0]
+    if name not in RECIPES:
+        return f"prepare it with TFDS, as file_format 'array_record', in {directory}"
+    directory = shlex.quote(directory)
     return f"prepare it by: python -m resnet_jax prepare {name} --data_dir {directory}"
 
 

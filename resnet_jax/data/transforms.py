@@ -44,9 +44,10 @@ class AsIs(Transform):
                 "which crops them to image_size"
             )
         if self.image_size not in (None, height) or self.image_size not in (None, width):
+            remedy = f"set image_size={height}" if height == width else "leave image_size out"
             raise DataError(
                 f"image_size is {self.image_size} but the images are {height}x{width} and this "
-                f"augmentation keeps their size; set image_size={height} or choose 'imagenet'"
+                f"augmentation keeps their size; {remedy} or choose 'imagenet'"
             )
         return height, width, self.channels or channels
 

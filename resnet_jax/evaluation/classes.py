@@ -22,10 +22,12 @@ class ClassErrors:
     Attributes:
       class_names: one name a class.
       confusion: images of the class of the row whose best score is that of the column's class.
+      top1_wrong: images of each class that has not their best score.
       top5_wrong: images of each class that is not among their five best scores.
     """
 
     confusion: Int64[np.ndarray, "classes classes"]
+    top1_wrong: Int64[np.ndarray, " classes"]
     top5_wrong: Int64[np.ndarray, " classes"]
 
     def __init__(self, class_names: Sequence[str]) -> None:
@@ -36,6 +38,7 @@ class ClassErrors:
         """
         self.class_names = tuple(class_names)
         self.confusion = np.zeros((len(class_names),) * 2, np.int64)
+        self.top1_wrong = np.zeros(len(class_names), np.int64)
         self.top5_wrong = np.zeros(len(class_names), np.int64)
 
     def __call__(self, batch: ScoredBatch) -> None:
@@ -44,13 +47,14 @@ class ClassErrors:
         labels = batch.label[batch.mask]
         best = np.asarray(jnp.argmax(batch.scores, axis=1))[batch.mask]
         np.add.at(self.confusion, (labels, best), 1)
-        wrong = np.asarray(batch.ranks)[batch.mask] >= 5
-        np.add.at(self.top5_wrong, labels, wrong)
+        # By the rank, as in `error_sums`: a score that is not a number makes an error.
+        ranks = np.asarray(batch.ranks)[batch.mask]
+        np.add.at(self.top1_wrong, labels, ranks >= 1)
+        np.add.at(self.top5_wrong, labels, ranks >= 5)
 
     def format(self) -> str:
         """Lays out a table: a line for each class that has images, and no line end after it."""
         images = self.confusion.sum(axis=1)
-        right = self.confusion.diagonal()
         width = max([5, *map(len, self.class_names)])
         lines = [f"{'class':{width}}   images   top-1 error   top-5 error   most often taken for"]
         for label, name in enumerate(self.class_names):
@@ -62,7 +66,7 @@ class ClassErrors:
             rival = int(others.argmax())
             taken = f"{self.class_names[rival]} ({others[rival]})" if others[rival] else ""
             lines.append(
-                f"{name:{width}}   {count:6}   {1 - right[label] / count:11.2%}"
+                f"{name:{width}}   {count:6}   {self.top1_wrong[label] / count:11.2%}"
                 f"   {self.top5_wrong[label] / count:11.2%}   {taken}".rstrip()
             )
         return "\n".join(lines)
@@ -111,7 +115,7 @@ class ClassErrors:
                     text = f"{share:.0f}" if share >= 1 else f"{share:.1f}"
                     axes.text(column, row, text, color=color, ha="center", va="center", fontsize=8)
         images = int(rows.sum())
-        error = 1 - self.confusion.trace() / max(images, 1)
+        error = self.top1_wrong.sum() / max(images, 1)
         axes.set_title(f"{images:,} images, top-1 error {error:.2%}")
         axes.set_xlabel("class with the best score")
         axes.set_ylabel("class of the image")
@@ -122,4 +126,5 @@ class ClassErrors:
         if missing > 0:
             self.class_names += tuple(map(str, range(len(self.class_names), num_classes)))
             self.confusion = np.pad(self.confusion, (0, missing))
+            self.top1_wrong = np.pad(self.top1_wrong, (0, missing))
             self.top5_wrong = np.pad(self.top5_wrong, (0, missing))

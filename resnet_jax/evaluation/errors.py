@@ -1,5 +1,7 @@
 """The exception of this room."""
 
+from ..data.errors import one_line
+
 
 class EvaluationError(ValueError):
     """An evaluation that cannot be carried out as asked.
@@ -8,5 +10,4 @@ class EvaluationError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        line = " ".join(message.split())
-        super().__init__(line if len(line) < 300 else line[:296] + "...")
+        super().__init__(one_line(message))

@@ -51,6 +51,9 @@ def evaluate(
       batches: this host's batches of one shape, with a `mask` that is false for padding. Errors and
         images are counted in integers; the loss is added up in float64.
       mesh: the devices.
+
+    Raises:
+      EvaluationError: there is no image at all.
     """
     totals = _Totals()
     pending: list[ErrorSums] = []
@@ -86,7 +89,7 @@ def evaluate_as(
       `num_examples`, `loss` (nats, of the averaged scores), `top1_error`, `top5_error` (fractions).
 
     Raises:
-      EvaluationError: no network.
+      EvaluationError: no network, or no image.
       DataError: an image that cannot be decoded, or images that do not fit the transform.
     """
     if not networks:
@@ -114,6 +117,8 @@ class _Totals:
         self._top5_wrong += int(sums.top5_wrong)
 
     def means(self) -> dict[str, float]:
+        if not self._count:
+            raise EvaluationError("no image of the split can be decoded; mend the data set")
         return {
             "num_examples": self._count,
             "loss": self._loss / self._count,

@@ -180,6 +180,23 @@ def test_a_source_of_nothing_but_bad_images_is_refused(tmp_path):
     source = data.open_source("none", "train", tmp_path)
     with pytest.raises(data.DataError, match="100 images in a row cannot be used.*it is no image"):
         batches_of(source, on_bad_image="skip")[0]
+    transform = data.eval_transform("imagenet", 16)
+    [batch] = data.eval_batches(source, transform, batch_size=4, on_bad_image="skip")
+    assert not batch["mask"].any() and not batch["image"].any()
+    with pytest.raises(data.DataError, match="no image of 'none' can be decoded; mend"):
+        data.pixel_mean(source, transform, on_bad_image="skip")
+
+
+def test_evaluation_leaves_out_however_many_bad_images(tmp_path):
+    """More in a row than training would look for a stand-in behind."""
+    good = encode(np.full((20, 20, 3), 7, np.uint8), "jpeg")
+    make_tfds_dataset(tmp_path, "rows", [good, *[b""] * 120, good], list(range(122)), "jpeg")
+    source = data.open_source("rows", "train", tmp_path)
+    batches = data.eval_batches(
+        source, data.eval_transform("imagenet", 16), batch_size=61, on_bad_image="skip"
+    )
+    seen = [label for batch in batches for label in batch["label"][batch["mask"]].tolist()]
+    assert seen == [0, 121]
 
 
 def test_an_image_of_another_shape_is_a_bad_one(tmp_path):

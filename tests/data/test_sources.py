@@ -158,16 +158,19 @@ assert "tensorflow" not in sys.modules
         (
             "smal",
             "train",
-            r"'smal' not found \(did you mean 'small'\?\); .*prepare smal --data_dir",
+            r"'smal' not found \(did you mean 'small'\?\); prepare it with TFDS.*'array_record'",
         ),
+        ("cifar10:9.9.9", "train", r"resnet_jax prepare cifar10 --data_dir"),
         ("fashion_mnist_mimi", "train", r"did you mean 'fashion_mnist_mini'"),
-        ("small:9.9.9", "train", r"prepare small:9.9.9 --data_dir"),
-        ("no name", "train", r"cannot open data set 'no name' .*prepare 'no name'"),
+        ("small:9.9.9", "train", r"'small:9.9.9' not found.*; prepare it with TFDS"),
+        ("no name", "train", r"cannot open data set 'no name' .*prepare it with TFDS"),
         ("", "train", r"cannot open data set ''"),
         ("small", "tset", r"no split 'tset' .*did you mean 'test'.* train \(9 images\), test \(4"),
         ("small", "train[:10]", r"no split 'train\[:10\]'"),
         ("small", "train[:", r"no split 'train\[:'"),
         ("small", "train[:0]", r"'train\[:0\]' of 'small' is empty"),
+        ("small", "train[5:3]", r"'train\[5:3\]' of 'small' is empty; widen the slice"),
+        ("small", "test[3:1]+train", r"'test\[3:1\]\+train' of 'small' is empty"),
     ],
 )
 def test_errors_name_the_remedy(small, name, split, message):
@@ -217,7 +220,7 @@ def test_damaged_descriptions_are_refused(tmp_path, rng):
         tmp_path, "torn", rng.integers(0, 9, (2, 4, 4, 1), np.uint8), [0, 1]
     )
     (directory / "dataset_info.json").write_text("{")
-    with pytest.raises(data.DataError, match="cannot open data set 'torn' .*prepare it by"):
+    with pytest.raises(data.DataError, match="cannot open data set 'torn' .*prepare it with TFDS"):
         data.open_source("torn", "train", tmp_path)
 
 
@@ -269,3 +272,37 @@ def test_missing_labels_are_refused(tmp_path, rng):
 def test_arrays_are_checked(images, labels):
     with pytest.raises(data.DataError, match="; give "):
         data.ArraySource(images, labels, ("a",))
+
+
+LEGACY = {"type": "stranger.Feature", "content": {}}
+IN_TEXT = {
+    "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "jsonFeature": {"json": json.dumps({"x": LEGACY})},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("set_of_a_stranger", {"pythonClassName": "stranger.Feature"}),
+        ("set_of_a_stranger", LEGACY),
+        ("set_of_a_stranger", IN_TEXT),
+        ("SetOfAStranger", LEGACY),
+        ("linked", LEGACY),
+    ],
+)
+def test_nothing_is_imported_that_a_data_set_names(tmp_path, monkeypatch, name, more):
+    """In the words of today's TFDS and of earlier ones, and wherever TFDS finds the description."""
+    (tmp_path / "stranger.py").write_text("class Feature: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    features = {"image": image_feature((8, 8, 1)), "label": label_feature(2), "more": more}
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    folder = make_tfds_dataset(tmp_path, "set_of_a_stranger", images, [0, 1], features=features)
+    if name == "linked":
+        description = json.loads((folder / "dataset_info.json").read_text())
+        (folder / "dataset_info.json").write_text(json.dumps(description | {"name": "linked"}))
+        (tmp_path / "linked").mkdir()
+        (tmp_path / "linked" / "1.0.0").symlink_to(folder)
+    with pytest.raises(data.DataError, match="the class 'stranger.Feature', .* is not imported"):
+        data.open_source(name, "train", tmp_path)
+    assert "stranger" not in sys.modules

@@ -46,6 +46,16 @@ def test_a_table_by_class():
     ]
 
 
+def test_scores_that_are_no_numbers_are_errors():
+    """Of each class, as in the sums over all."""
+    errors = ClassErrors("abcdefg")
+    batch = scored(np.full((4, 7), np.nan), [0, 1, 2, 6])
+    errors(batch)
+    assert errors.top1_wrong.sum() == batch.sums.top1_wrong == 4
+    assert errors.top5_wrong.sum() == batch.sums.top5_wrong == 4
+    assert "a            1       100.00%       100.00%" in errors.format()
+
+
 def test_scores_of_more_classes_than_have_names():
     errors = ClassErrors(["cat", "dog"])
     errors(scored([[0, 0, 0, 1]], [1]))

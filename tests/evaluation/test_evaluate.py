@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax import data
-from resnet_jax.evaluation import evaluate, make_eval_step
+from resnet_jax.evaluation import EvaluationError, evaluate, make_eval_step
 from resnet_jax.models import create_model
 from resnet_jax.parallel import data_mesh, replicate
 from tests.quick import init
@@ -55,3 +55,16 @@ def test_evaluation_is_exact(setting, batch_size, devices):
     assert result["top1_error"] == expected["top1_error"]
     assert result["top5_error"] == expected["top5_error"]
     assert result["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_no_image_at_all_is_named(setting):
+    _, model, variables, normalization, _ = setting
+    mesh = data_mesh(jax.devices()[:1])
+    nothing = {
+        "image": np.zeros((5, 8, 8, 3), np.uint8),
+        "label": np.zeros(5, np.int32),
+        "mask": np.zeros(5, bool),
+    }
+    step = make_eval_step(model, mesh)
+    with pytest.raises(EvaluationError, match="no image of the split can be decoded; mend"):
+        evaluate(step, variables, normalization, [nothing], mesh)

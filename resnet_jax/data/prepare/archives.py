@@ -93,17 +93,19 @@ def download(archive: Archive, directory: Path, report: Report) -> Path:
         if start + 1 < total and part.stat().st_size < total:
             raise DataError(f"the download of {archive.name} broke off; the same command continues")
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-        if isinstance(error, urllib.error.HTTPError) and error.code == 416:
-            part.unlink()  # It is longer than the file: not a part of it.
-        reason = getattr(error, "reason", error)
-        raise DataError(
-            f"cannot download {archive.url} ({reason}); fetch {archive.name} on a machine that "
-            "can, and give --source FILE"
-        ) from error
+        # 416: there is no more than what is there, which is all of the file or another one.
+        if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
+            reason = getattr(error, "reason", error)
+            raise DataError(
+                f"cannot download {archive.url} ({reason}); fetch {archive.name} on a machine that "
+                "can, and give --source FILE"
+            ) from error
     try:
         verify(archive, part, report)
     except DataError:
         part.unlink()
+        if start:
+            return download(archive, directory, report)  # From the beginning.
         raise DataError(
             f"what {archive.url} returned is not the published {archive.name}; try again later, "
             "or give --source FILE"

@@ -277,12 +277,20 @@ def test_another_file_than_published_is_refused(tmp_path, served):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_part_of_something_else_is_dropped(tmp_path, served):
+@pytest.mark.parametrize("size", [30_000, 100_000, 200_000])
+def test_a_part_of_something_else_is_dropped(tmp_path, served, size):
     handler, archive = served
-    (tmp_path / "file.gz.part").write_bytes(b"x" * 200_000)
-    with pytest.raises(data.DataError, match="cannot download"):
-        archives.download(archive, tmp_path, quiet)
+    (tmp_path / "file.gz.part").write_bytes(b"x" * size)
     assert archives.download(archive, tmp_path, quiet).read_bytes() == handler.content
+    assert handler.requests == [f"bytes={size}-", None]
+    assert [path.name for path in tmp_path.iterdir()] == ["file.gz"]
+
+
+def test_a_whole_download_that_was_not_yet_verified_is_kept(tmp_path, served):
+    handler, archive = served
+    (tmp_path / "file.gz.part").write_bytes(handler.content)
+    assert archives.download(archive, tmp_path, quiet).read_bytes() == handler.content
+    assert handler.requests == ["bytes=100000-"]
 
 
 def test_without_a_network_the_remedy_is_named(tmp_path):
