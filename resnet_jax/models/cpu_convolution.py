@@ -9,7 +9,7 @@ What decides between forms was measured at float32 on an AVX-512 processor; a wr
 time, never correctness. A precision that is asked for is that of accelerators, and has no effect.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax.numpy as jnp
 from jax import lax
@@ -71,9 +71,9 @@ def kernel_gradient(
     if size != 3 or x.shape[-1] < 16:
         return None
     if stride == 1 and x.shape[0] >= 64:
-        half = x.shape[0] // 2  # Two convolutions, which two cores do at the same time.
-        first = _kernel_gradient_over_batch(g[:half], x[:half])
-        return first + _kernel_gradient_over_batch(g[half:], x[half:])
+        # Convolutions of 32 images each, which cores do at the same time.
+        parts = (jnp.array_split(array, x.shape[0] // 32) for array in (g, x))
+        return reduce(jnp.add, map(_kernel_gradient_over_batch, *parts))
     if stride == 2 or x.shape[-1] >= 128:
         return _kernel_gradient_by_taps(g, x, stride)
     return None

@@ -58,7 +58,7 @@ SHAPES = {
     "stem, width not divisible": ((4, 7, 9, 3), 3, 16, 1),
     "64 channels": ((2, 3, 28, 64), 3, 64, 1),
     "64 channels, odd width": ((2, 3, 29, 64), 3, 64, 1),
-    "large batch": ((64, 5, 7, 32), 3, 24, 1),
+    "large batch": ((100, 5, 7, 32), 3, 24, 1),
     "large batch, odd": ((65, 3, 4, 32), 3, 24, 1),
     "large batch, few channels": ((64, 4, 6, 16), 3, 16, 1),
     "many channels": ((2, 5, 4, 128), 3, 32, 1),
