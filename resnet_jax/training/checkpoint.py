@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: the whole state, the data's position and the last evaluation."""
+"""Checkpoints through Orbax: the whole state, the data's position and the evaluations' errors."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,8 +21,8 @@ class Checkpoints:
     written under another name, gets the digests of its files and is renamed.
 
     Attributes:
-      errors: step → evaluation error, of steps up to the last one saved or restored; where there is
-        a new one, to be added by hand. Part of what is saved.
+      errors: step → evaluation error, part of what is saved and restored. Where there is a new one
+        it is put in before `save`.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -45,12 +45,7 @@ class Checkpoints:
         """Returns the step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(
-        self,
-        step: int,
-        state: TrainState,
-        position: dict[str, Any],
-    ) -> None:
+    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
         """Writes a checkpoint in the background, once; the state may be donated right after.
 
         Args:

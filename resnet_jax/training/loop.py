@@ -193,9 +193,10 @@ class _Run:
                     evaluated = not self._is_evaluated_after(step)
                 if stopping and not (step >= num_steps and evaluated):
                     checkpoints.wait()
-                    where = f"saved at step {step}" if step else "nothing was to be saved yet"
-                    reason = self._stop.reason()
-                    report.say(f"{reason}: {where}; the same command goes on there")
+                    what = "nothing to save yet; the same command begins anew"
+                    if step:
+                        what = f"saved at step {step}; the same command goes on there"
+                    report.say(f"{self._stop.reason()}: {what}")
 
     def roll_back(self, error: Diverged) -> str:
         """Notes that the run is to go on with a lower learning rate; returns what to say of it.

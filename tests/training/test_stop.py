@@ -123,7 +123,7 @@ def test_no_time_at_all(tmp_path):
     process = start(tmp_path, "--config.num_steps=100000", "--config.stop_after=0s")
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "config.stop_after: nothing was to be saved yet" in out
+    assert "config.stop_after: nothing to save yet; the same command begins anew" in out
 
 
 def test_a_signal_during_the_last_evaluation_is_not_the_end(tmp_path):
