@@ -129,7 +129,7 @@ def compare(name: str, config: TrainConfig, rounds: int) -> common.Ratio:
 
 def main() -> None:
     """Measures both trainers."""
-    arguments = common.arguments(__doc__, rounds=3)
+    arguments = common.arguments(__doc__, rounds=5)
     with tempfile.TemporaryDirectory() as folder:
         ratios = [
             compare("demo", demo(), arguments.rounds),

@@ -13,4 +13,4 @@ def test_the_errors_on_fashion_mnist_are_the_logs():
     page = (RESULTS / "fashion_mnist.md").read_text(encoding="utf-8")
     for record in last.values():
         assert f"| {record['top1_error']:.2%} |".replace("%", " %") in page
-        assert f" {record['step']} steps" in page
+        assert f" {record['step']:,} steps" in page
