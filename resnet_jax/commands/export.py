@@ -46,12 +46,11 @@ def main(argv: list[str]) -> None:
     # Not at the top: help and wrong usage answer at once.
     import numpy as np
 
-    from ..evaluation.network import channel_means
+    from ..evaluation.network import fitted
     from ..interop import export
     from ..training.trained import open_run
 
     run = open_run(arguments.workdir, arguments.checkpoint)
-    normalization = run.network.normalization
     model = cast("ResNet", run.network.model)
     height, width = (
         (arguments.image_size, arguments.image_size)
@@ -59,8 +58,7 @@ def main(argv: list[str]) -> None:
         else image_size(run, arguments.data_dir)
     )
     export(model, run.network.variables, output, image_size=(height, width))
-    if normalization.mean.shape[:-1] != (height, width):
-        normalization = channel_means(normalization)
+    normalization = fitted(run.network.normalization, (height, width))
     mean = np.asarray(normalization.mean, np.float32)
     mean_file = output.with_name(f"{output.name}.mean.npy")
     if mean.ndim == 3:

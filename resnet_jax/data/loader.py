@@ -334,7 +334,7 @@ def _load(
         else:
             if max_stand_ins:
                 raise DataError(
-                    f"{_MAX_BAD_IMAGES} images in a row cannot be used, the first of them being "
+                    f"{1 + max_stand_ins} images in a row cannot be used, the first of them being "
                     f"so: {bad[row]}"
                 )
             images[row], labels[row] = 0, 0

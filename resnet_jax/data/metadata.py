@@ -1,9 +1,9 @@
 """What a data set's own files may not ask TFDS to do: import code, or read other folders' files."""
 
+import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,13 @@ def check_features(dataset: str, data_dir: str | None) -> None:
         paths = [Path(directory, name).glob("*/" * depth + "features.json") for depth in range(4)]
         for path in itertools.chain.from_iterable(paths):
             try:
-                kinds = list(_class_names(json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, RecursionError):
+                kinds = _class_names(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
                 continue  # TFDS reports it, if it is this one that is wanted.
+            except RecursionError:
+                raise DataError(
+                    f"{path} is nested too deeply; prepare the data set again"
+                ) from None
             for kind in kinds:
                 if not kind.startswith(_FEATURES):
                     raise DataError(
@@ -57,17 +61,19 @@ def check_files(builder: Any, dataset: str) -> None:
                 )
 
 
-def _class_names(described: Any) -> Iterator[str]:
-    """Every name of a class in a JSON object, also in strings that are JSON themselves."""
-    if isinstance(described, dict):
-        for key, value in described.items():
+def _class_names(text: str) -> list[str]:
+    """Every name of a class in a text of JSON, also in strings that are JSON themselves."""
+    names, left = [], [json.loads(text)]
+    while left:
+        described = left.pop()
+        if isinstance(described, list):
+            left += described
+        elif isinstance(described, str) and described.lstrip()[:1] in ("{", "["):
+            with contextlib.suppress(ValueError):  # It is only a string.
+                left.append(json.loads(described))
+        elif isinstance(described, dict):
+            left += described.values()
             # "type" is what earlier versions of TFDS wrote; a feature may have that name as well.
-            if key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str):
-                yield value
-            else:
-                yield from _class_names(value)
-    elif isinstance(described, list):
-        for value in described:
-            yield from _class_names(value)
-    elif isinstance(described, str) and described.lstrip()[:1] in ("{", "["):
-        yield from _class_names(json.loads(described))
+            kinds = [described.get(key) for key in ("pythonClassName", "python_class_name", "type")]
+            names += [kind for kind in kinds if isinstance(kind, str)]
+    return names

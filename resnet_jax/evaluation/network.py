@@ -53,14 +53,20 @@ def channel_means(normalization: Normalization) -> Normalization:
     return normalization.replace(mean=jnp.mean(normalization.mean, axis=(0, 1)))
 
 
+def fitted(normalization: Normalization, size: tuple[int, ...]) -> Normalization:
+    """Returns the normalisation for images of a height and width.
+
+    By the channel means where it has a mean image, and that is of another size.
+    """
+    mean = normalization.mean
+    return normalization if mean.shape[:-1] in ((), size) else channel_means(normalization)
+
+
 def normalize(
     normalization: Normalization, images: UInt8[Array, "n h w c"]
 ) -> Float[Array, "n h w c"]:
     """Normalises images; by the channel means where a mean image is of another size than theirs."""
-    mean = normalization.mean
-    if mean.ndim == 3 and mean.shape[:2] != images.shape[1:3]:
-        normalization = channel_means(normalization)
-    return normalization(images)
+    return fitted(normalization, images.shape[1:3])(images)
 
 
 @partial(jax.jit, static_argnames="model")

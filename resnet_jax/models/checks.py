@@ -39,9 +39,7 @@ def check_fields(model: ResNet) -> None:
         if not isinstance(value, bool):
             raise ModelError(f"{name} is True or False, not {shown(value)}")
     for name in ("num_classes", "groups", "width_per_group"):
-        value = getattr(model, name)
-        if not _is_count(value):
-            raise ModelError(f"{name} is a whole number of at least 1, not {shown(value)}")
+        check_count(name, getattr(model, name))
     for name in ("stage_sizes", "stage_widths"):
         values = getattr(model, name)
         if not (_is_sequence(values) and values and all(_is_count(value) for value in values)):
@@ -65,6 +63,12 @@ def check_fields(model: ResNet) -> None:
         raise ModelError("zero_init_residual would blank a plain network; leave it at False")
     _check_axis_name(model.norm_axis_name)
     _check_dtype(model.dtype)
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises ModelError unless a value is a whole number of at least 1."""
+    if not _is_count(value):
+        raise ModelError(f"{name} is a whole number of at least 1, not {shown(value)}")
 
 
 def check_images(model: ResNet, images: ArrayLike) -> None:

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from resnet_jax.models.checks import image_sides
-from resnet_jax.models.errors import ModelError, shown
+from resnet_jax.models.checks import check_count, image_sides
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.resnet import ResNet
 
@@ -53,8 +52,7 @@ def summarize(
         ModelError: if a size is not a whole number of at least 1.
     """
     height, width = image_sides(model, image_size)
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise ModelError(f"channels is a whole number of at least 1, not {shown(channels)}")
+    check_count("channels", channels)
     shapes: dict[str, tuple[int, ...]] = {}
     multiply_adds: dict[tuple[str, ...], int] = {}
 

@@ -21,8 +21,7 @@ class Checkpoints:
     written under another name, gets the digests of its files and is renamed.
 
     Attributes:
-      errors: step → evaluation error, part of what is saved and restored. Where there is a new one
-        it is put in before `save`.
+      errors: step → evaluation error, of what was saved and restored.
     """
 
     def __init__(self, directory: Path, keep: int) -> None:
@@ -45,14 +44,19 @@ class Checkpoints:
         """Returns the step of the newest checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, position: dict[str, Any]) -> None:
+    def save(
+        self, step: int, state: TrainState, position: dict[str, Any], error: float | None
+    ) -> None:
         """Writes a checkpoint in the background, once; the state may be donated right after.
 
         Args:
           step: number of updates done.
           state: the state after them.
           position: what else is to be known to go on there, as JSON; without `errors`.
+          error: of the evaluation after them, if there was one; of a step that is there, too.
         """
+        if error is not None:
+            self.errors[step] = error
         if step in self._manager.all_steps():
             return
         self._manager.wait_until_finished()

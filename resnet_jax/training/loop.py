@@ -169,13 +169,13 @@ class _Run:
                             feedback = jax.device_get(state.feedback)
                             feedback = feedback.after_evaluation(config, result["top1_error"])
                             state = state.replace(feedback=replicate(feedback, mesh))
-                            checkpoints.errors[step] = result["top1_error"]
                             evaluated = True
                     stopping = pace.told_to_stop()
                     if step and (result or stopping or step % config.checkpoint_every == 0):
                         report.flush()
                         position = {"data": batches.get_state(), "rollbacks": self._rollbacks}
-                        checkpoints.save(step, state, position)
+                        error = result["top1_error"] if result else None
+                        checkpoints.save(step, state, position, error)
                         report.restart_clock(step)
                     if stopping or step >= num_steps:
                         break

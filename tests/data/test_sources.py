@@ -287,6 +287,8 @@ IN_TEXT = {
         ("set_of_a_stranger", {"pythonClassName": "stranger.Feature"}),
         ("set_of_a_stranger", LEGACY),
         ("set_of_a_stranger", IN_TEXT),
+        ("set_of_a_stranger", LEGACY | {"content": "{"}),
+        ("set_of_a_stranger", LEGACY | {"content": "[" * 100_000 + "]" * 100_000}),
         ("SetOfAStranger", LEGACY),
         ("linked", LEGACY),
     ],
@@ -303,6 +305,8 @@ def test_nothing_is_imported_that_a_data_set_names(tmp_path, monkeypatch, name, 
         (folder / "dataset_info.json").write_text(json.dumps(description | {"name": "linked"}))
         (tmp_path / "linked").mkdir()
         (tmp_path / "linked" / "1.0.0").symlink_to(folder)
-    with pytest.raises(data.DataError, match="the class 'stranger.Feature', .* is not imported"):
+    with pytest.raises(
+        data.DataError, match="the class 'stranger.Feature', .* is not imported|nested too"
+    ):
         data.open_source(name, "train", tmp_path)
     assert "stranger" not in sys.modules

@@ -48,8 +48,7 @@ def make_run(workdir, steps_and_errors=((10, 0.4), (20, 0.3), (30, 0.35)), seed=
             metrics = {"loss": 1.0, "top1_error": error, "top5_error": 0.1}
             log.write(step, config.eval_split, **metrics)
             # As eight devices have it.
-            checkpoints.errors[step] = error
-            checkpoints.save(step, replicate(state, mesh), {})
+            checkpoints.save(step, replicate(state, mesh), {}, error)
     return states
 
 

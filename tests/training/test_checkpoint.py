@@ -17,19 +17,16 @@ def state():
 def test_the_best_is_kept_though_its_error_came_after_it(tmp_path, state):
     """As where a signal ends the evaluation, and the next process does it."""
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(10, state, {})
+        checkpoints.save(10, state, {}, None)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         _, position = checkpoints.restore(10, state)
         assert position["errors"] == {}
-        checkpoints.errors[10] = 0.1
-        checkpoints.save(10, state, {})
-        for step, error in ((20, 0.3), (30, 0.4)):
-            checkpoints.errors[step] = error
-            checkpoints.save(step, state, {})
+        for step, error in ((10, 0.1), (20, 0.3), (30, 0.4)):
+            checkpoints.save(step, state, {}, error)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         checkpoints.restore(30, state)
         for step in (40, 50):
-            checkpoints.save(step, state, {})
+            checkpoints.save(step, state, {}, None)
         checkpoints.wait()
         assert {int(path.name) for path in tmp_path.iterdir()} == {10, 40, 50}
         _, position = checkpoints.restore(50, state)

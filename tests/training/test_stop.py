@@ -18,6 +18,7 @@ from resnet_jax.training.stop import Stop, Stopped, parse_duration
 from tests.resnet8 import environment
 
 ROOT = Path(__file__).parents[2]
+LONG_EVALUATION = ["--config.eval_batch_size=8", "--config.eval_split=train[:5000]"]
 
 
 @pytest.mark.parametrize(
@@ -89,19 +90,24 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number, 
     assert steps == sorted(set(steps)) and steps[-1] == saved + 5
 
 
-def test_a_signal_during_an_evaluation(tmp_path):
-    """The evaluation is given up, its step saved, and it is done first when the run goes on."""
-    arguments = ["--config.num_steps=20", "--config.eval_every=10", "--config.eval_batch_size=8"]
-    process = start(tmp_path, *arguments, "--config.eval_split=train[:5000]")
-    wait_for(process, "step 10")
+def stop_during_an_evaluation(workdir, step, *arguments):
+    """Returns what a run prints that is asked to end while it evaluates the step."""
+    process = start(workdir, *arguments)
+    wait_for(process, f"step {step}")
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "saved at step 10" in out
+    return out
+
+
+def test_a_signal_during_an_evaluation(tmp_path):
+    """The evaluation is given up, its step saved, and it is done first when the run goes on."""
+    arguments = ["--config.num_steps=20", "--config.eval_every=10", *LONG_EVALUATION]
+    assert "saved at step 10" in stop_during_an_evaluation(tmp_path, 10, *arguments)
     assert [r["split"] for r in read_metrics(tmp_path)] == ["train", "train"]
 
-    again = start(tmp_path, *arguments, "--config.eval_split=train[:5000]")
+    again = start(tmp_path, *arguments)
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, err
     records = [(r["step"], r["split"]) for r in read_metrics(tmp_path)]
@@ -127,13 +133,7 @@ def test_no_time_at_all(tmp_path):
 
 
 def test_a_signal_during_the_last_evaluation_is_not_the_end(tmp_path):
-    arguments = ["--config.num_steps=5", "--config.eval_batch_size=8"]
-    process = start(tmp_path, *arguments, "--config.eval_split=train[:5000]")
-    wait_for(process, "step 5")
-    time.sleep(0.3)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    out = stop_during_an_evaluation(tmp_path, 5, "--config.num_steps=5", *LONG_EVALUATION)
     assert "SIGTERM: saved at step 5; the same command goes on there" in out
 
 
