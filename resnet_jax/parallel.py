@@ -2,11 +2,13 @@
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -95,6 +97,50 @@ def shard_batch(batch: Mapping[str, Any], mesh: Mesh, steps: bool = False) -> di
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+_LIBRARY = "xla_cpu_experimental_ynn_fusion_type"
+_SUMS_AND_PRODUCTS = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+
+
+@functools.cache
+def compiler_options(platform: str | None = None) -> dict[str, str]:
+    """Returns XLA's options for networks on this processor, for `jax.jit(compiler_options=...)`.
+
+    On the CPU they say what XLA hands to its library YNNPACK. With AVX-512 that is sums and matrix
+    products; without, nothing. Convolutions are left to XLA itself, which uses all cores for them.
+    On other platforms, and where this JAX does not know the option, there are none.
+
+    Args:
+      platform: "cpu" or another one of JAX's; by default that of JAX's default device.
+    """
+    if (platform or jax.default_backend()) != "cpu":
+        return {}
+    options = {_LIBRARY: _SUMS_AND_PRODUCTS if _has_avx512() else ""}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
+
+
+def _has_avx512() -> bool:
+    try:
+        return " avx512f " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def jit(function: Callable[..., Any], **arguments: Any) -> Callable[..., Any]:
+    """Returns `jax.jit(function, ...)` with `compiler_options()`, which the first call chooses.
+
+    Importing a module must not start JAX's devices, so a decorator cannot. What it returns cannot
+    be called inside of another `jax.jit`.
+    """
+    compiled = functools.cache(
+        lambda: jax.jit(function, compiler_options=compiler_options(), **arguments)
+    )
+    return functools.wraps(function)(lambda *args, **kwargs: compiled()(*args, **kwargs))
 
 
 def keep_freed_memory() -> None:

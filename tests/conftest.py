@@ -56,7 +56,7 @@ def programs(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     import jax  # Not at the top: the settings above come first.
 
-    quickly = request.path.parent.name not in ("models", "training")
+    quickly = request.path.parent.name not in ("models", "ops", "training")
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.clear_caches()

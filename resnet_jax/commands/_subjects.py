@@ -153,8 +153,9 @@ def from_weights(
     ):
         if model_name is None:
             model, variables = load_model(path)
+            model = model.clone(kernels="auto")
         else:
-            model = create_model(model_name, source.num_classes)
+            model = create_model(model_name, source.num_classes, kernels="auto")
             variables = read_weights(model, path)
         channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
         whole = data.eval_transform("none", channels=channels)

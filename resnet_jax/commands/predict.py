@@ -123,9 +123,10 @@ def _from_weights(arguments: argparse.Namespace) -> _Subject:
         if arguments.num_classes:
             raise door.UsageError("--num_classes takes --model; without it the file says both")
         model, variables = load_model(path)
+        model = model.clone(kernels="auto")
     else:
         num_classes = arguments.num_classes or usual_num_classes(arguments.model)
-        model = create_model(arguments.model, num_classes)
+        model = create_model(arguments.model, num_classes, kernels="auto")
         variables = read_weights(model, path)
     channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
     preprocess = arguments.preprocess or usual_preprocess(path, model)

@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, UInt8
 from .. import data
 from ..models import BasicBlock, BatchNorm, BottleneckBlock, max_pool
 from ..models.resnet import ResNet, Stem
-from ..parallel import replicate, shard_batch
+from ..parallel import jit, replicate, shard_batch
 from .errors import EvaluationError
 from .moments import ImageMoments, Moments, image_moments
 from .network import Network, normalize
@@ -139,7 +139,7 @@ def training_images(
 _normalize = jax.jit(normalize)
 
 
-@partial(jax.jit, static_argnames=("unit", "norm"))
+@partial(jit, static_argnames=("unit", "norm"))
 def _input_moments(
     unit: nn.Module, variables: Any, x: Float[Array, "n h w c"], norm: Path
 ) -> ImageMoments:
@@ -153,7 +153,7 @@ def _input_moments(
     return image_moments(inputs[norm], over_channels=False)
 
 
-@partial(jax.jit, static_argnames=("unit", "pooled"))
+@partial(jit, static_argnames=("unit", "pooled"))
 def _output(unit: nn.Module, variables: Any, x: Float[Array, "n h w c"], pooled: bool) -> Any:
     y: Any = unit.apply(variables, x)
     return max_pool(y) if pooled else y

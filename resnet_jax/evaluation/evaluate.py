@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from ..data import EvalBatch, Normalization, Source
-from ..parallel import replicated, shard_batch
+from ..parallel import compiler_options, replicated, shard_batch
 from .errors import EvaluationError
 from .metrics import ErrorSums, error_sums
 from .network import Network
@@ -32,7 +32,8 @@ def make_eval_step(model: nn.Module, mesh: Mesh) -> EvalStep:
         logits: Any = model.apply(variables, normalization(batch["image"]), train=False)
         return error_sums(logits, batch["label"], batch["mask"])
 
-    return jax.jit(eval_step, out_shardings=replicated(mesh))
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)
 
 
 def evaluate(

@@ -4,12 +4,12 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
 from ..data import Normalization
+from ..parallel import jit
 from .padded import padded_logits
 
 
@@ -69,7 +69,7 @@ def normalize(
     return fitted(normalization, images.shape[1:3])(images)
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(jit, static_argnames="model")
 def _logits(
     model: nn.Module,
     variables: Any,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from ..data import EvalBatch, Normalization
 from ..models import BatchNorm
-from ..parallel import replicate, shard_batch
+from ..parallel import jit, replicate, shard_batch
 from .errors import EvaluationError
 from .moments import ImageMoments, Moments, image_moments
 from .network import Network, normalize
@@ -56,7 +56,7 @@ def layer_responses(network: Network, batches: Iterable[EvalBatch], mesh: Mesh) 
     }
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(jit, static_argnames="model")
 def _responses(
     model: nn.Module,
     variables: Any,

@@ -13,6 +13,8 @@ def watching(
 ) -> Iterator[None]:
     """Calls `see(module, input, output)` after each call of a module of some kinds.
 
+    The output of a normalisation is that before its activation.
+
     Inputs and outputs are traced arrays where the network is traced; they may be kept as long as
     the trace lasts. A rematerialised block's inside is a trace of its own.
 
@@ -24,10 +26,12 @@ def watching(
     def intercept(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
+        if not isinstance(context.module, kinds) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        relu = kwargs.pop("relu", False)
         out = call(*args, **kwargs)
-        if isinstance(context.module, kinds) and context.method_name == "__call__":
-            see(context.module, args[0], out)
-        return out
+        see(context.module, args[0], out)
+        return nn.relu(out) if relu else out
 
     with nn.intercept_methods(intercept):
         yield

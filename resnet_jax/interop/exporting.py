@@ -53,9 +53,11 @@ def export(
     constants = layout.to_variables(fitted)
     channels = constants["params"]["stem"]["conv"]["kernel"].shape[2]
 
+    portable = model.clone(kernels="stock")
+
     @jax.jit
     def apply(images: Float[Array, "n h w c"]) -> Any:
-        return model.apply(constants, images, train=False)
+        return portable.apply(constants, images, train=False)
 
     (batch_size,) = jax_export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((batch_size, height, width, channels), jnp.float32)

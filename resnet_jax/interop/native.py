@@ -19,8 +19,8 @@ from .errors import WeightsError
 
 _ENDING = ".safetensors"
 _PRETRAINED = Path(__file__).with_name("pretrained")
-# What every module has beside its own fields.
-_MODULE_FIELDS = ("parent", "name")
+# What a file does not say of a model: what every module has, and what computes it.
+_NOT_DESCRIBED = ("parent", "name", "kernels")
 
 _DESCRIPTION = ("model", "num_classes", "options")
 
@@ -193,7 +193,7 @@ def _differing_fields(model: ResNet, other: ResNet) -> dict[str, Any]:
     differing = {}
     for field in fields(ResNet):
         value = getattr(model, field.name)
-        if field.name not in _MODULE_FIELDS and value != getattr(other, field.name):
+        if field.name not in _NOT_DESCRIBED and value != getattr(other, field.name):
             differing[field.name] = jnp.dtype(value).name if field.name == "dtype" else value
     return differing
 
@@ -201,7 +201,7 @@ def _differing_fields(model: ResNet, other: ResNet) -> dict[str, Any]:
 def _model(what: str, metadata: Mapping[str, str]) -> ResNet:
     try:
         options = json.loads(metadata["options"])
-        if {"block", *_MODULE_FIELDS} & options.keys():
+        if {"block", *_NOT_DESCRIBED} & options.keys():
             raise ValueError  # None of what `_described` writes.
         if isinstance(options.get("norm_axis_name"), list):
             options["norm_axis_name"] = tuple(options["norm_axis_name"])

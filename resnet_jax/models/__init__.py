@@ -5,7 +5,6 @@ from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, Shortcut
 from resnet_jax.models.errors import ModelError
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.masks import parameter_mask, train_only
-from resnet_jax.models.pooling import max_pool
 from resnet_jax.models.registry import create_model, list_models
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.summary import (
@@ -15,6 +14,7 @@ from resnet_jax.models.summary import (
     format_summary,
     summarize,
 )
+from resnet_jax.ops.stock import max_pool
 
 __all__ = [
     "BasicBlock",

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
-from resnet_jax.models.layers import relu
+from resnet_jax.ops.stock import rectified
 
 ModuleDef = Callable[..., Any]
 
@@ -38,10 +39,12 @@ class Shortcut(nn.Module):
         """Returns the input in the shape of the block's output."""
         changes_shape = self.stride != 1 or x.shape[-1] != self.features
         if self.option == "C" or (self.option == "B" and changes_shape):
-            return self.norm(name="bn")(self.conv(self.features, 1, self.stride, name="conv")(x))
+            conv = self.conv(self.features, 1, self.stride, name="conv")
+            return self.norm(name="bn")(conv(x), source=(x, conv))
         missing = self.features - x.shape[-1]
         before = missing // 2
-        x = x[:, :: self.stride, :: self.stride]
+        for axis in (1, 2):  # Not indexed: then the sizes also agree where they are symbols.
+            x = lax.slice_in_dim(x, 0, x.shape[axis], self.stride, axis)
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
 
 
@@ -70,12 +73,12 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 width"]:
         """Returns the block's output, after the last activation."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = relu(self.norm(name="bn1")(y))
+        y = self.norm(name="bn1")(y, relu=True)
         y = self.conv(self.width, 3, name="conv2")(y)
         y = self.last_norm(name="bn2")(y)
         if self.shortcut is not None:
             y = y + self.shortcut(features=self.width, stride=self.stride, name="shortcut")(x)
-        return relu(y)
+        return rectified(y)
 
 
 class BottleneckBlock(nn.Module):
@@ -112,11 +115,11 @@ class BottleneckBlock(nn.Module):
         features = self.width * self.expansion
         stride1, stride2 = (self.stride, 1) if self.stride_on_first else (1, self.stride)
         y = self.conv(inner, 1, stride1, name="conv1")(x)
-        y = relu(self.norm(name="bn1")(y))
+        y = self.norm(name="bn1")(y, relu=True)
         y = self.conv(inner, 3, stride2, groups=self.groups, name="conv2")(y)
-        y = relu(self.norm(name="bn2")(y))
-        y = self.conv(features, 1, name="conv3")(y)
-        y = self.last_norm(name="bn3")(y)
+        y = self.norm(name="bn2")(y, relu=True)
+        conv3 = self.conv(features, 1, name="conv3")
+        y = self.last_norm(name="bn3")(conv3(y), source=(y, conv3))
         if self.shortcut is not None:
             y = y + self.shortcut(features=features, stride=self.stride, name="shortcut")(x)
-        return relu(y)
+        return rectified(y)

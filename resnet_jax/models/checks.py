@@ -9,13 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from resnet_jax import ops
 from resnet_jax.models.blocks import BottleneckBlock
 from resnet_jax.models.errors import ModelError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from resnet_jax.models.resnet import ResNet
 
-_CHOICES = {"stem": ("imagenet", "cifar"), "shortcut": ("A", "B", "C")}
+_CHOICES = {
+    "stem": ("imagenet", "cifar"),
+    "shortcut": ("A", "B", "C"),
+    "kernels": ops.NAMES,
+}
 _FLAGS = (
     "residual",
     "stride_on_first",
@@ -73,7 +78,7 @@ def check_count(name: str, value: Any) -> None:
 
 def check_images(model: ResNet, images: ArrayLike) -> None:
     """Raises ModelError unless the images are [n, h, w, c] with the channels of the stem."""
-    shape = jnp.shape(images)
+    shape = np.shape(images)
     if len(shape) != 4 or 0 in shape[1:]:
         raise ModelError(f"images have the shape [n, h, w, c], none of them 0; not {list(shape)}")
     params = model.variables.get("params", {})

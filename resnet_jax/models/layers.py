@@ -1,12 +1,11 @@
-"""Convolution with PyTorch's padding, and the activation."""
+"""Convolution with PyTorch's padding."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from resnet_jax.models.convolution import conv2d
+from resnet_jax.ops import STOCK, Kernels
 
 # He's, by fan-out: it keeps the scale of the gradients from layer to layer.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -29,6 +28,7 @@ class Conv(nn.Module):
         groups: number of groups that the channels are split into.
         use_bias: adds a number to each output channel; batch normalisation makes it needless.
         dtype: type to compute in; by default what the input and the kernel promote to.
+        kernels: what computes it.
     """
 
     features: int
@@ -38,6 +38,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     dtype: DTypeLike | None = None
+    kernels: Kernels = STOCK
 
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
@@ -46,25 +47,8 @@ class Conv(nn.Module):
         shape = (size, size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-        y = conv2d(x, kernel, self.stride, self.dilation, self.groups)
+        y = self.kernels.conv(x, kernel, self.stride, self.dilation, self.groups)
         if not self.use_bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y + bias.astype(y.dtype)
-
-
-@jax.custom_jvp
-def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Returns max(x, 0), with the derivative 0 at 0.
-
-    The derivative is read off the result, which the next convolution keeps anyway. With the
-    maximum and its own derivative, XLA's CPU back end computes the whole chain of normalisations
-    and additions behind `x` again in everything that uses it; a selection it stores.
-    """
-    return jnp.where(x <= 0, 0, x)
-
-
-@relu.defjvp
-def _relu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    y = relu(*primals)
-    return y, jnp.where(y <= 0, 0, tangents[0])

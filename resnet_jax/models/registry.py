@@ -57,6 +57,7 @@ _OPTIONS = (
     "remat",
     "norm_axis_name",
     "dtype",
+    "kernels",
 )
 
 
@@ -75,7 +76,8 @@ def create_model(name: str, num_classes: int = 1000, **options: object) -> ResNe
         name: one of `list_models()`.
         num_classes: number of logits.
         **options: `shortcut`, `stem`, `zero_init_residual`, `replace_stride_with_dilation`,
-            `freeze_batch_norm`, `remat`, `norm_axis_name` and `dtype`, as `ResNet` describes them.
+            `freeze_batch_norm`, `remat`, `norm_axis_name`, `dtype` and `kernels`, as `ResNet`
+            describes them.
 
     Raises:
         ModelError: if there is no such model or option, or if an option has a wrong value.

@@ -218,6 +218,7 @@ _MODEL_OPTIONS: dict[str, type] = {
     "stem": str,
     "zero_init_residual": bool,
     "replace_stride_with_dilation": tuple,
+    "kernels": str,
 }
 """Options that `--config.model_options.KEY=VALUE` can set."""
 

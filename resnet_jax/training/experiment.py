@@ -103,7 +103,7 @@ def open_experiment(config: TrainConfig, mesh: Mesh) -> Experiment:
         dtype=config.dtype,
         remat=config.remat,
         norm_axis_name=DATA_AXIS if config.batch_norm == "global" else None,
-        **config.model_options,
+        **{"kernels": "auto", **config.model_options},
     )
     eval_batch_size = config.eval_batch_size or config.batch_size
     return Experiment(

@@ -71,7 +71,7 @@ def open_run(workdir: str | os.PathLike[str], checkpoint: str = "latest") -> Tra
         config.model,
         num_classes=variables["params"]["head"]["bias"].shape[0],
         dtype=config.dtype,
-        **config.model_options,
+        **{"kernels": "auto", **config.model_options},
     )
     unknown_mean = np.zeros(channels)
     normalization = data.make_normalization(config.preprocess, channels, unknown_mean)

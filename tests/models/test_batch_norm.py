@@ -8,8 +8,15 @@ import torch
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax.models import BatchNorm
+from resnet_jax.ops import get_kernels
 
 TOLERANCE = {"float32": 2e-6, "float64": 1e-14}
+
+KERNELS = pytest.mark.parametrize("kernels", ["stock", "cpu", "gpu"])
+
+
+def training(kernels, **options):
+    return BatchNorm(use_running_average=False, kernels=get_kernels(kernels), **options)
 
 
 def random_variables(rng, channels, dtype="float32"):
@@ -46,7 +53,8 @@ def nhwc(x):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(3, 5, 4, 7), (2, 1, 1, 3)])
-def test_training_equals_torch(shape, dtype):
+@KERNELS
+def test_training_equals_torch(kernels, shape, dtype):
     rng = np.random.default_rng(0)
     variables = random_variables(rng, shape[-1], dtype)
     x = (rng.normal(size=shape) * 2 + rng.normal(size=shape[-1])).astype(dtype)
@@ -60,7 +68,7 @@ def test_training_equals_torch(shape, dtype):
     @jax.jit
     def run(variables, x, cotangent):
         def apply(params, x):
-            return BatchNorm(use_running_average=False, momentum=0.3).apply(
+            return training(kernels, momentum=0.3).apply(
                 {**variables, "params": params}, x, mutable=["batch_stats"]
             )
 
@@ -100,10 +108,11 @@ def test_inference_equals_torch_and_leaves_the_statistics(dtype):
 
 
 @pytest.mark.parametrize("mean", [1e4, -3e5])
-def test_first_step_is_exact_where_the_mean_dwarfs_the_deviation(mean):
+@KERNELS
+def test_first_step_is_exact_where_the_mean_dwarfs_the_deviation(kernels, mean):
     rng = np.random.default_rng(2)
     x = (mean + rng.normal(size=(8, 6, 7, 3))).astype(np.float32)
-    norm = BatchNorm(use_running_average=False, momentum=1.0)
+    norm = training(kernels, momentum=1.0)
     variables = norm.init(jax.random.key(0), x)
     y, updates = norm.apply(variables, x, mutable=["batch_stats"])
     exact = x.astype(np.float64).reshape(-1, 3)
@@ -129,35 +138,36 @@ def test_forward_mode_agrees_with_reverse_mode():
     np.testing.assert_allclose(jnp.sum(y_dot * cotangent), sum(jax.tree.leaves(products)), 1e-4)
 
 
-def test_constant_channel_gives_the_bias():
+@KERNELS
+def test_constant_channel_gives_the_bias(kernels):
     variables = random_variables(np.random.default_rng(3), 2)
     x = np.broadcast_to(np.float32([1e6, 0.1]), (4, 3, 3, 2))
-    y, updates = BatchNorm(use_running_average=False, momentum=1.0).apply(
-        variables, x, mutable=["batch_stats"]
-    )
+    y, updates = training(kernels, momentum=1.0).apply(variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(y, np.broadcast_to(variables["params"]["bias"], x.shape), 1e-5)
     np.testing.assert_allclose(updates["batch_stats"]["var"], [0, 0], atol=1e-12)
 
 
-def test_single_element_a_channel_has_variance_zero_where_torch_raises():
+@KERNELS
+def test_single_element_a_channel_has_variance_zero_where_torch_raises(kernels):
     variables = random_variables(np.random.default_rng(4), 3)
     x = np.float32([[[[1, 2, 3]]]])
     with pytest.raises(ValueError, match="more than 1 value"):
         make_torch(variables)(nchw(x))
-    y, updates = BatchNorm(use_running_average=False).apply(variables, x, mutable=["batch_stats"])
+    y, updates = training(kernels).apply(variables, x, mutable=["batch_stats"])
     np.testing.assert_allclose(y[0, 0, 0], variables["params"]["bias"], 1e-6)
     old = variables["batch_stats"]
     np.testing.assert_allclose(updates["batch_stats"]["mean"], 0.9 * old["mean"] + 0.1 * x[0, 0, 0])
     np.testing.assert_allclose(updates["batch_stats"]["var"], 0.9 * old["var"], 1e-6)
 
 
-def test_bfloat16_is_normalised_in_float32():
+@KERNELS
+def test_bfloat16_is_normalised_in_float32(kernels):
     rng = np.random.default_rng(5)
     variables = random_variables(rng, 4)
     x = jnp.asarray(100 + rng.normal(size=(8, 5, 5, 4)), jnp.bfloat16)
-    norm = BatchNorm(use_running_average=False, dtype=jnp.bfloat16)
+    norm = training(kernels, dtype=jnp.bfloat16)
     y, updates = norm.apply(variables, x, mutable=["batch_stats"])
-    exact, exact_updates = BatchNorm(use_running_average=False).apply(
+    exact, exact_updates = training(kernels).apply(
         variables, x.astype(jnp.float32), mutable=["batch_stats"]
     )
     assert y.dtype == jnp.bfloat16
@@ -166,7 +176,8 @@ def test_bfloat16_is_normalised_in_float32():
 
 
 @pytest.mark.parametrize("num_axes", [1, 2])
-def test_shared_moments_are_those_of_one_batch(num_axes):
+@KERNELS
+def test_shared_moments_are_those_of_one_batch(kernels, num_axes):
     rng = np.random.default_rng(6)
     variables = random_variables(rng, 3)
     # Every shard has a mean of its own, far from the others'.
@@ -177,7 +188,7 @@ def test_shared_moments_are_those_of_one_batch(num_axes):
     mesh = jax.make_mesh(sizes, axes, axis_types=(jax.sharding.AxisType.Auto,) * num_axes)
 
     def step(variables, x, cotangent, axis_name):
-        norm = BatchNorm(use_running_average=False, axis_name=axis_name)
+        norm = training(kernels if axis_name else "stock", axis_name=axis_name)
 
         def loss(params, x):
             y, updates = norm.apply({**variables, "params": params}, x, mutable=["batch_stats"])

@@ -1,4 +1,4 @@
-"""Conv against PyTorch, and the activation."""
+"""Conv against PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ import torch
 from torch.nn import functional as F
 
 from resnet_jax.models import Conv
-from resnet_jax.models.layers import relu
 
 
 def nchw(x):
@@ -59,13 +58,3 @@ def test_conv_computes_in_dtype():
     variables = conv.init(jax.random.key(0), x)
     assert variables["params"]["kernel"].dtype == jnp.float32
     assert conv.apply(variables, x).dtype == jnp.bfloat16
-
-
-def test_relu_and_its_derivatives():
-    x = jnp.array([-2.0, -0.0, 0.0, 3.0, -jnp.inf, jnp.inf])
-    np.testing.assert_array_equal(relu(x), [0, 0, 0, 3, 0, jnp.inf])
-    slope = [0, 0, 0, 1, 0, 1]
-    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(relu(x)))(x), slope)
-    np.testing.assert_array_equal(jax.jvp(relu, (x,), (jnp.ones(6),))[1], slope)
-    assert jnp.isnan(relu(jnp.nan))
-    assert relu(jnp.bfloat16(2)).dtype == jnp.bfloat16

@@ -1,0 +1,161 @@
+"""Forms for GPUs: fewer passes over memory, and the stem on tensor cores.
+
+Reverse mode only. Values and gradients equal those of `resnet_jax.ops.stock` up to rounding.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from resnet_jax.ops import stock
+from resnet_jax.ops.stock import DIMENSIONS, AxisName, Images, Kernel, Map, PerChannel
+
+
+def conv(x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1) -> Images:
+    """Convolves as `stock.conv` does; a 7x7 kernel of few channels as 4x4 over blocks of pixels.
+
+    Three channels use a fraction of a tensor core's width. A block of 2x2 pixels has four times as
+    many, and the window of 7x7 pixels two apart becomes one of 4x4 blocks one apart.
+    """
+    if kernel.shape[0] == 1:  # The batch normalisation after it takes the same slice.
+        return stock.conv(x[:, ::stride, ::stride], kernel, groups=groups)
+    if (kernel.shape[0], stride, dilation, groups) != (7, 2, 1, 1) or kernel.shape[2] > 4:
+        return stock.conv(x, kernel, stride, dilation, groups)
+    pads = [(3, 3 + size % 2) for size in x.shape[1:3]]
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    n, height, width, channels = x.shape
+    x = x.reshape(n, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, height // 2, width // 2, 4 * channels)
+    kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    kernel = kernel.reshape(4, 2, 4, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(4, 4, 4 * channels, -1)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=DIMENSIONS)
+
+
+def batch_norm(
+    x: Images, *vectors: Array, relu: bool = False, source: Any = None, **options: Any
+) -> tuple[Array, ...]:
+    """Normalises as `stock.batch_norm` does, with gradients of passes over maps written by hand.
+
+    A widening convolution has a smaller input than result. The moments of the result follow from
+    the input's: with C the covariance of the input, the variance is that of k C k^T. The sums of
+    the backward pass do as well, so that the result is not kept.
+    """
+    inputs: tuple[Array, ...] = ()
+    moments, affine = partial(stock.moments, means=_means), _affine
+    if source is not None and not relu and source[1].shape[2] < source[1].shape[3]:
+        u, kernel = (array.astype(x.dtype) for array in source)
+        rows, columns = (-(-a // b) for a, b in zip(u.shape[1:3], x.shape[1:3], strict=True))
+        inputs = (u[:, ::rows, ::columns], kernel[0, 0])
+        moments, affine = partial(_moments_of_product, *inputs), _affine_of_product
+    options["affine"] = lambda dtype, relu, *own: affine(dtype, relu, *stock.alike(*inputs, *own))
+    return stock.batch_norm(x, *vectors, relu=relu, moments=moments, **options)
+
+
+def _sums(a: Map, b: Map) -> tuple[PerChannel, PerChannel]:
+    """Returns the sums of two maps over all axes but the last, as one reduction."""
+    zeros, axes = (jnp.zeros((), a.dtype),) * 2, range(a.ndim - 1)
+    sums = lax.reduce((a, b), zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)
+    return stock.per_channel(sums[0], a), stock.per_channel(sums[1], a)
+
+
+@jax.custom_vjp
+def _means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
+    """Computes `stock.means`; the shift counts as a constant."""
+    shifted, count = x.astype(shift.dtype) - shift, x.size // x.shape[-1]
+    sum_x, sum_square = _sums(shifted, shifted**2)
+    return sum_x / count, sum_square / count
+
+
+def _means_gradient(kept: tuple[Map, PerChannel], by: Any) -> tuple[Map, None]:
+    x, shift = kept
+    mean, square = (cotangent / (x.size // x.shape[-1]) for cotangent in by)
+    return (mean + (x.astype(shift.dtype) - shift) * (2 * square)).astype(x.dtype), None
+
+
+_means.defvjp(lambda *args: (_means(*args), args), _means_gradient)
+_affine = jax.custom_vjp(stock.affine, nondiff_argnums=(0, 1))
+
+
+def _affine_gradient(
+    dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Map
+) -> tuple[Array | None, ...]:
+    x, shift, mean, slope, bias = kept
+    wide, centre, g = x.astype(shift.dtype), shift + mean, g.astype(shift.dtype)
+    by_sums = by_x = g
+    if relu:
+        # The same condition twice, and neither in the words of the result: what XLA takes for the
+        # same, it computes once and writes to memory between the passes.
+        by_sums = jnp.where(wide * slope > centre * slope - bias, g, 0)
+        by_x = jnp.where((wide - centre) * slope > -bias, g, 0)
+    sum_g, sum_gx = _sums(by_sums, by_sums * (wide - centre))
+    return (by_x * slope).astype(x.dtype), None, -slope * sum_g, sum_gx, sum_g
+
+
+_affine.defvjp(lambda *args: (stock.affine(*args), args[2:]), _affine_gradient)
+
+
+def _moments_of_product(
+    u: Images, kernel: Array, x: Images, dtype: DTypeLike, axis_name: AxisName
+) -> Any:
+    """Computes `stock.moments` of x, the product of u and kernel."""
+    kernel = kernel.astype(dtype)
+    mean, gram = stock.averaged(_input_moments(dtype, u), axis_name)
+    product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    var = jnp.sum(kernel * product(gram - mean[:, None] * mean[None], kernel), 0)
+    mean, var = (stock.per_channel(a, x) for a in (product(mean, kernel), jnp.maximum(var, 0)))
+    shift = lax.stop_gradient(mean)
+    return shift, mean - shift, var
+
+
+def _sum_of_products(a: Images, b: Images, dtype: DTypeLike) -> Float[Array, "c d"]:
+    """Returns the sum over pixels of the outer products of two maps."""
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+    return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_moments(dtype: DTypeLike, u: Images) -> tuple[Array, Array]:
+    """Returns the mean over pixels of u, and of its outer product with itself."""
+    count = u.size // u.shape[-1]
+    return jnp.mean(u.astype(dtype), (0, 1, 2)), _sum_of_products(u, u, dtype) / count
+
+
+def _input_moments_gradient(dtype: DTypeLike, u: Images, by: tuple[Array, Array]) -> tuple[Array]:
+    mean, gram = ((cotangent / (u.size // u.shape[-1])).astype(u.dtype) for cotangent in by)
+    return (stock.conv(u, (gram + gram.T)[None, None]) + stock.per_channel(mean, u),)
+
+
+_input_moments.defvjp(lambda dtype, u: (_input_moments(dtype, u), u), _input_moments_gradient)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _affine_of_product(
+    dtype: DTypeLike, relu: bool, u: Images, kernel: Array, *arrays: Array
+) -> Images:
+    """Computes `stock.affine` of x, the product of u and kernel, which take its gradient."""
+    return stock.affine(dtype, relu, *arrays)
+
+
+def _affine_of_product_gradient(
+    dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Images
+) -> tuple[Array | None, ...]:
+    u, kernel, shift, slope = kept
+    sum_g = jnp.sum(g.astype(shift.dtype), (0, 1, 2))
+    g, wide, slopes = g.astype(u.dtype), kernel.astype(shift.dtype), slope[0, 0]
+    products = _sum_of_products(u, g, shift.dtype)
+    sum_gx = jnp.sum(wide * products, 0) - shift.ravel() * sum_g
+    by_u = stock.conv(g, (wide * slopes).astype(g.dtype).T[None, None])
+    sum_g, sum_gx = stock.per_channel(sum_g, u), stock.per_channel(sum_gx, u)
+    return by_u, (products * slopes).astype(kernel.dtype), None, None, -slope * sum_g, sum_gx, sum_g
+
+
+_affine_of_product.defvjp(
+    lambda *args: (_affine_of_product(*args), (*args[2:4], args[5], args[7])),
+    _affine_of_product_gradient,
+)

@@ -1,0 +1,123 @@
+"""JAX's own operations: right in every transformation, on every platform."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+AxisName = str | tuple[str, ...] | None
+Images = Float[Array, "n h w c"]
+Kernel = Float[Array, "k k c_in o"]
+Map = Float[Array, "*batch c"]
+PerChannel = Float[Array, "*ones c"]
+
+
+def conv(x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1) -> Images:
+    """Convolves, with a padding of `dilation * (k // 2)` on all sides."""
+    pads = [(dilation * (kernel.shape[0] // 2),) * 2] * 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), pads, None, (dilation, dilation), DIMENSIONS, groups
+    )
+
+
+def max_pool(x: Images) -> Images:
+    """Returns the maxima of 3x3 windows two apart, as `torch.nn.MaxPool2d(3, 2, padding=1)`.
+
+    The padding never wins, whatever the sign of the input. Where several elements of a window are
+    the greatest, the first one takes the gradient.
+    """
+    # Exporters know the pool without a padding only, and XLA makes one operation of the two.
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+
+
+@jax.custom_jvp
+def rectified(x: Array) -> Array:
+    """Returns max(x, 0). Its derivative is read off the result, so that `x` need not be kept."""
+    zero = jnp.zeros((), x.dtype)  # Exporters take a plain 0 for another type.
+    return jnp.where(x <= 0, zero, x)
+
+
+rectified.defjvps(lambda x_dot, y, _: jnp.where(y <= 0, 0, x_dot))
+
+
+def means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
+    """Returns each channel's means of x - shift and of its square."""
+    shifted, axes = x.astype(shift.dtype) - shift, range(x.ndim - 1)
+    return jnp.mean(shifted, axes, keepdims=True), jnp.mean(shifted**2, axes, keepdims=True)
+
+
+def moments(
+    x: Map, dtype: DTypeLike, axis_name: AxisName, means: Callable[..., Any] = means
+) -> tuple[PerChannel, PerChannel, PerChannel]:
+    """Returns a constant near each channel's mean, the mean less it, and the biased variance.
+
+    A variance is the difference of two moments, which cancels when the mean is large against the
+    deviation. Moments about a value of the data, a pixel in the middle, do not. It is sliced before
+    it is cast: XLA would otherwise keep a copy of all of `x` in float32 for it.
+    """
+    pixel = x[tuple(slice(size // 2, size // 2 + 1) for size in x.shape[:-1])]
+    shift = averaged(lax.stop_gradient(pixel.astype(dtype)), axis_name)
+    mean, square = averaged(means(x, shift), axis_name)
+    return shift, mean, jnp.maximum(square - mean**2, 0)
+
+
+def averaged(values: Any, axis_name: AxisName) -> Any:
+    """Returns the average over shards, if there are any; they are of equal size."""
+    return values if axis_name is None else lax.pmean(values, axis_name)
+
+
+def affine(dtype: DTypeLike, relu: bool, x: Map, *vectors: PerChannel) -> Map:
+    """Returns (x - shift - mean) * slope + bias in a type, if asked for with negative ones zero."""
+    shift, mean, slope, bias = vectors
+    y = ((x.astype(shift.dtype) - shift) * slope + (bias - mean * slope)).astype(dtype)
+    return rectified(y) if relu else y
+
+
+def alike(*arrays: Array) -> tuple[Array, ...]:
+    """Marks arrays, inside of a `jax.shard_map`, as differing between devices where any does.
+
+    In reverse this sums the gradients of an array that the devices share. (The tangent of a sum is
+    what is needed: it has the mark of all terms, and the value of one.)
+    """
+    total = sum(map(jnp.sum, arrays), start=jnp.zeros(()))
+    return tuple(jax.jvp(lambda a: a + total.astype(a.dtype), (a,), (a,))[1] for a in arrays)
+
+
+def batch_norm(
+    x: Map,
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    *,
+    epsilon: float,
+    dtype: DTypeLike,
+    axis_name: AxisName = None,
+    relu: bool = False,
+    source: tuple[Images, Kernel] | None = None,
+    moments: Callable[..., Any] = moments,
+    affine: Callable[..., Any] = affine,
+) -> tuple[Map, Float[Array, " c"], Float[Array, " c"]]:
+    """Returns `x` normalised by each channel's moments over the batch, the mean and the variance.
+
+    The variance is the biased one. Moments are in float32, or in float64 where `x` or `scale` is,
+    and over the mesh axes `axis_name` too. The result has the type `dtype`; with `relu` negative
+    ones become zero. `source`, input and kernel of the 1x1 convolution that made `x`, is of use to
+    other kernels; `moments` and `affine` are for theirs.
+    """
+    del source
+    wide = jnp.promote_types(jnp.result_type(x.dtype, scale.dtype), jnp.float32)
+    shift, mean, var = moments(x, wide, axis_name)
+    slope = lax.rsqrt(var + epsilon) * per_channel(scale, x)
+    y = affine(jnp.dtype(dtype), relu, x, shift, mean, slope, per_channel(bias, x))
+    return y, (shift + mean).ravel(), var.ravel()
+
+
+def per_channel(vector: Float[Array, " c"], x: Map) -> PerChannel:
+    """Returns a vector in a shape that broadcasts against `x` without rank promotion."""
+    return jnp.expand_dims(vector, range(x.ndim - 1))

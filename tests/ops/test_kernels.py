@@ -1,0 +1,120 @@
+"""Sets of kernels by name, and networks made of them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from resnet_jax.models import BasicBlock, BottleneckBlock, ModelError, ResNet, create_model
+from resnet_jax.ops import NAMES, STOCK, get_kernels
+
+FASTER = pytest.mark.parametrize("name", ["cpu", "gpu"])
+
+
+def test_names(monkeypatch):
+    assert NAMES == ("stock", "cpu", "gpu", "auto")
+    assert get_kernels("stock") is STOCK
+    assert len({get_kernels(name) for name in ("stock", "cpu", "gpu")}) == 3
+    assert get_kernels("auto") is get_kernels("cpu")
+    for platform, kind in {"gpu": "gpu", "tpu": "stock"}.items():
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        assert get_kernels("auto") is get_kernels(kind)
+
+
+@pytest.mark.parametrize("value", ["cuda", "CPU", None])
+def test_an_unknown_name_is_an_error_that_lists_the_names(value):
+    with pytest.raises(ModelError, match="unknown kernels .* There are stock, cpu, gpu, auto"):
+        create_model("resnet18", kernels=value)
+
+
+def make(block=BottleneckBlock, **options):
+    return ResNet((1, 1), block, 5, (4, 8), **options)
+
+
+def draw(*shape):
+    """Images and variables in float64."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(make().init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    return rng.normal(size=shape), jax.tree.map(
+        lambda leaf: 0.3 * rng.normal(size=leaf.shape) + (leaf.ndim == 1), shapes
+    )
+
+
+def loss(model, images, variables):
+    """A number on which all that training computes depends: logits, and running statistics."""
+    logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    statistics = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(updates))
+    return jnp.sum(jnp.sin(logits + jnp.arange(5))), statistics
+
+
+def assert_near(ours, theirs, tolerance=1e-9):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True
+    ):
+        error = np.abs(one - other).max() / np.abs(other).max()
+        assert error < tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
+def gradients(model, images, variables):
+    return jax.grad(lambda *args: sum(loss(model, *args)), (0, 1))(images, variables)
+
+
+@FASTER
+@pytest.mark.parametrize("options", [{}, {"remat": True}, {"freeze_batch_norm": True}], ids=str)
+def test_gradients_of_a_network_are_stocks(name, options):
+    with jax.enable_x64(True):
+        images, variables = draw(4, 17, 14, 3)
+        ours, theirs = (
+            jax.jit(partial(gradients, make(kernels=kind, **options)))(images, variables)
+            for kind in (name, "stock")
+        )
+        assert_near(ours, theirs)
+
+
+@FASTER
+@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("norm_axis_name", [None, "data"])
+def test_gradients_in_shards_are_stocks(name, norm_axis_name, check_vma):
+    """Stock's on one device, of the whole batch or of its parts in turn."""
+
+    def in_a_shard(images, variables):
+        def total(images, variables):
+            of_logits, statistics = loss(model, images, variables)
+            if check_vma:
+                return jax.lax.psum(of_logits, "data") + jax.lax.pmean(statistics, "data")
+            return of_logits + statistics / 4
+
+        by_images, by_variables = jax.grad(total, (0, 1))(images, variables)
+        return by_images, by_variables if check_vma else jax.lax.psum(by_variables, "data")
+
+    def whole(images, variables):
+        parts = [images] if norm_axis_name else jnp.split(images, 4)
+        losses = [loss(make(), part, variables) for part in parts]
+        return sum(logits + statistics / len(parts) for logits, statistics in losses)
+
+    model = make(kernels=name, norm_axis_name=norm_axis_name)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    specs = {"in_specs": (P("data"), P()), "out_specs": (P("data"), P())}
+    ours = jax.shard_map(in_a_shard, mesh=mesh, check_vma=check_vma, **specs)
+    with jax.enable_x64(True):
+        args = draw(8, 17, 14, 3)
+        assert_near(jax.jit(ours)(*args), jax.jit(jax.grad(whole, (0, 1)))(*args))
+
+
+@FASTER
+@pytest.mark.parametrize("block", [BasicBlock, BottleneckBlock])
+def test_logits_in_bfloat16_are_near_float32s(name, block):
+    images = np.random.default_rng(1).normal(size=(4, 32, 32, 3)).astype(np.float32)
+    variables = jax.jit(make(block).init)(jax.random.key(0), images)
+    exact, ours = (
+        jax.jit(partial(make(block, **options).apply, train=True, mutable=["batch_stats"]))(
+            variables, images
+        )[0]
+        for options in ({}, {"kernels": name, "dtype": "bfloat16"})
+    )
+    assert np.linalg.norm(ours - exact) < 2e-2 * np.linalg.norm(exact)
