@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ..data import Transform, cut, pca_shift
 from ..evaluation.metrics import ErrorSums, cross_entropy, error_sums
-from ..parallel import DATA_AXIS
+from ..parallel import DATA_AXIS, compiler_options
 from .config import TrainConfig
 from .health import Health
 from .state import TrainState
@@ -61,6 +62,8 @@ def make_train_step(
         unroll=mesh.devices.flat[0].platform == "cpu",
     )
 
+    shared = _shared_at_once if mesh.size > 1 and _is_gpu(mesh) else _shared
+
     def device_step(state: TrainState, batch: Any, dataset: Any) -> tuple[TrainState, Metrics]:
         if transform is not None and dataset:
             pixels, labels = cut(transform, dataset, batch)
@@ -71,9 +74,8 @@ def make_train_step(
             shift = _color_shift(state, len(pixels), mesh.size)
         images = state.normalization(pixels, shift)
         grads, batch_stats, sums = gradients(state.params, state.batch_stats, images, labels)
-        grads, batch_stats = jax.lax.pmean((grads, batch_stats), DATA_AXIS)
         wishes = jnp.sum(batch["stop"]) if "stop" in batch else jnp.zeros((), jnp.int32)
-        sums, wishes = jax.lax.psum((sums, wishes), DATA_AXIS)
+        (grads, batch_stats), (sums, wishes) = shared((grads, batch_stats), (sums, wishes))
 
         learning_rate = state.feedback.learning_rate(config, schedule(state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -105,7 +107,27 @@ def make_train_step(
             return jax.lax.scan(lambda state, batch: step(state, batch, dataset), state, batch)
         return step(state, batch, dataset)
 
-    return jax.jit(train_step, donate_argnums=0)
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(train_step, donate_argnums=0, compiler_options=options)
+
+
+def _is_gpu(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform in ("gpu", "cuda", "rocm")
+
+
+def _shared(means: Any, totals: Any) -> tuple[Any, Any]:
+    """Averages `means` over the devices and adds `totals` up; XLA makes few all-reduces of it."""
+    return jax.lax.pmean(means, DATA_AXIS), jax.lax.psum(totals, DATA_AXIS)
+
+
+def _shared_at_once(means: Any, totals: Any) -> tuple[Any, Any]:
+    """The same through one array, for on a GPU XLA makes an all-reduce for each kernel.
+
+    The totals are counts and a loss; float32 holds whole numbers below 2^24 exactly.
+    """
+    numbers, restore = ravel_pytree((means, totals))
+    means, totals = restore(jax.lax.psum(numbers, DATA_AXIS))
+    return jax.tree.map(lambda leaf: leaf / jax.lax.axis_size(DATA_AXIS), means), totals
 
 
 def _color_shift(

@@ -13,6 +13,7 @@ import torch
 from resnet_jax.data import make_normalization
 from resnet_jax.models import create_model
 from resnet_jax.parallel import data_mesh, replicate, shard_batch
+from resnet_jax.training import step as step_module
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.optimizer import make_optimizer, make_schedule
 from resnet_jax.training.state import TrainState, create_state
@@ -174,6 +175,23 @@ def test_a_step_sends_gradients_statistics_and_sums_once():
             numbers[kind] += int(np.prod([int(n) for n in shape.split(",") if n]))
     floats = sum(leaf.size for leaf in jax.tree.leaves((state.params, state.batch_stats)))
     assert numbers == {"f32": floats + 1, "s32": pytest.approx(3, abs=1)}
+
+
+def test_a_gpus_step_sends_one_array_and_is_the_same(monkeypatch):
+    data = batches(2, 16)
+    expected = run(8, False, data)
+    monkeypatch.setattr(step_module, "_is_gpu", lambda mesh: True)
+    state = run(8, False, data)
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
+    assert (expected.sums.count, expected.sums.top1_wrong) == (
+        state.sums.count,
+        state.sums.top1_wrong,
+    )
+    state, step, mesh = start(8, False, double=False)
+    program = step.lower(state, shard_batch(data[0], mesh)).compile().as_text()
+    assert len(re.findall(r" all-reduce(?:-start)?\(", program)) == 1
 
 
 def test_bfloat16_logits_are_near_float32s():
