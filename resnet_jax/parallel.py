@@ -156,7 +156,7 @@ def keep_freed_memory() -> None:
     ):
         return
     # M_ARENA_MAX, M_MMAP_MAX and M_TRIM_THRESHOLD of <malloc.h>.
-    for parameter, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1)):
+    for parameter, value in ((-8, 1), (-4, 0), (-1, -1)):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(parameter, value)
 
