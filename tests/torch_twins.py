@@ -227,12 +227,15 @@ def randomise(module, seed, residual_scale=0.6):
 
 
 def keep_off_kinks(module, images):
-    """Moves the biases so that no activation is near zero when a twin trains on these images.
+    """Changes weights so that no activation is at a kink when a twin trains on these images.
 
     There the slope jumps, and a rounding error in the forward pass becomes a large one in the
-    gradients, also between two runs of PyTorch. Each channel's zero is put in the middle of the
-    widest gap between the inner half of its values.
+    gradients, also between two runs of PyTorch. For the activations the biases are moved: each
+    channel's zero is put in the middle of the widest gap between the inner half of its values. For
+    the max pool the stem's kernels are drawn anew that leave a window without a clear winner.
     """
+    if module.stem == "imagenet":
+        _draw_clear_winners(module.conv1, images)
 
     def shift(norm, _, inputs):
         (x,) = inputs
@@ -260,6 +263,23 @@ def keep_off_kinks(module, images):
     for buffer, value in zip(module.buffers(), statistics, strict=True):
         buffer.copy_(value)
     return module
+
+
+def _draw_clear_winners(stem, images):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        while True:
+            maps = stem(images)
+            padded = F.pad(maps, (1, 1, 1, 1), value=-torch.inf)
+            windows = padded.unfold(2, 3, 2).unfold(3, 3, 2).flatten(-2)
+            first, second = windows.topk(2, -1).values.unbind(-1)
+            lead = (first - second).transpose(0, 1).flatten(1).min(1).values
+            close = lead < 1e-4 * maps.std((0, 2, 3))
+            if not close.any():
+                return
+            drawn = torch.empty_like(stem.weight)
+            nn.init.kaiming_normal_(drawn, mode="fan_out", generator=generator)
+            stem.weight[close] = drawn[close]
 
 
 _LEAVES = {"running_mean": "mean", "running_var": "var", "bias": "bias"}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from flax import linen as nn
 
 from resnet_jax.parallel import data_mesh
 from resnet_jax.training import ConfigError, TrainConfig, loop
@@ -52,6 +53,12 @@ def saved(workdir, step):
     state = ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
     position = (workdir / "checkpoints" / str(step) / "data" / "metadata").read_text()
     return state, json.loads(position)
+
+
+def without_step(position, step):
+    """Leaves out where a stopped run was evaluated; that may be its best checkpoint."""
+    errors = {key: error for key, error in position["errors"].items() if key != str(step)}
+    return position | {"errors": errors}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +109,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path):
     run(CONFIG, tmp_path)
     state, position = saved(tmp_path, 60)
     expected_state, expected_position = saved(whole[0], 60)
-    assert position == expected_position
+    assert without_step(position, 37) == expected_position
     for path, leaf in jax.tree_util.tree_leaves_with_path(expected_state):
         other = state
         for key in path:
@@ -236,12 +243,17 @@ def test_images_kept_on_the_device_do_not_change_a_run(whole, tmp_path):
     run(dataclasses.replace(CONFIG, num_steps=37), tmp_path)
     run(dataclasses.replace(CONFIG, device_resident="yes"), tmp_path)
     (expected, position), (state, other) = saved(whole[0], 60), saved(tmp_path, 60)
-    assert position == other
+    assert position == without_step(other, 37)
     jax.tree.map(np.testing.assert_array_equal, state, expected)
 
 
 def test_several_steps_at_once_are_the_same_steps(tmp_path, monkeypatch):
-    """As on an accelerator; from a step that is no multiple, and up to one that is none."""
+    """As on an accelerator; from a step that is no multiple, and up to one that is none.
+
+    Two programs round differently, which at the kink of an activation changes gradients. These
+    activations have none.
+    """
+    monkeypatch.setattr(nn, "relu", nn.softplus)
     config = dataclasses.replace(CONFIG, learning_rate=1e-3, num_steps=23, log_every=5)
     run(config, tmp_path / "one")
     sent = []
@@ -321,8 +333,9 @@ def test_images_in_files_cannot_be_kept_on_the_device(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(tmp_path):
-    """With shared statistics the number of devices does not change the run."""
+def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(tmp_path, monkeypatch):
+    """With shared statistics the number of devices does not change the run, but for rounding."""
+    monkeypatch.setattr(nn, "relu", nn.softplus)  # Without a kink.
     config = dataclasses.replace(
         CONFIG, batch_norm="global", learning_rate=1e-3, eval_every=100, log_every=1
     )
