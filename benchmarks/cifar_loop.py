@@ -45,7 +45,7 @@ class OurLoop:
         )
         source = data.ArraySource(images, labels, tuple("0123456789"))
         transform = data.train_transform(config.augmentation, None, channels=3)
-        model = create_model(config.model, 10, dtype=config.dtype)
+        model = create_model(config.model, 10, dtype=config.dtype, kernels="auto")
         optimizer, schedule = make_optimizer(config), make_schedule(config, NUM_IMAGES)
         normalization = data.make_normalization("cifar", 3, np.zeros((32, 32, 3), np.float32))
         self.mesh = data_mesh()

@@ -18,10 +18,11 @@ from flax_peer import flax_peer
 from train_step import random_batch
 
 from resnet_jax import create_model, fold_batch_norm
-from resnet_jax.parallel import keep_freed_memory
+from resnet_jax.parallel import compiler_options, keep_freed_memory
 
 # Name, batch size, platform.
 CASES = [
+    ("resnet18", 16, "cpu"),
     ("resnet50", 16, "cpu"),
     ("resnet50", 1, "gpu"),
     ("resnet50", 32, "gpu"),
@@ -29,12 +30,23 @@ CASES = [
 ]
 
 
-def jax_inference(model: nn.Module, images: np.ndarray, fold: bool) -> Callable[[], object]:
-    """Returns a forward pass; a call does one and waits for it."""
+def jax_inference(
+    model: nn.Module, images: np.ndarray, fold: bool, options: dict[str, str] | None = None
+) -> Callable[[], object]:
+    """Returns a forward pass; a call does one and waits for it.
+
+    Args:
+        model: the network.
+        images: of the batch.
+        fold: whether batch normalisation is folded into the convolutions.
+        options: XLA's, its defaults if there are none.
+    """
     variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
     if fold:
         model, variables = fold_batch_norm(model, variables)
-    forward = jax.jit(lambda variables, x: model.apply(variables, x, train=False))
+    forward = jax.jit(
+        lambda variables, x: model.apply(variables, x, train=False), compiler_options=options
+    )
     variables, x = jax.device_put(variables), jnp.asarray(images)
     return lambda: forward(variables, x).block_until_ready()
 
@@ -52,7 +64,12 @@ def main() -> None:
         images, _, num_classes = random_batch(name, batch_size)
         dtype = jnp.bfloat16 if here == "gpu" else None
         contestants: dict[str, Callable[[], object]] = {
-            "ours": jax_inference(create_model(name, num_classes, dtype=dtype), images, fold=True),
+            "ours": jax_inference(
+                create_model(name, num_classes, dtype=dtype, kernels="auto"),
+                images,
+                fold=True,
+                options=compiler_options(),
+            ),
             "flax": jax_inference(
                 flax_peer(name, num_classes, dtype or jnp.float32), images, fold=False
             ),

@@ -18,7 +18,7 @@ from train_step import CASES, compile_training, random_batch, repeated
 
 from resnet_jax import create_model
 from resnet_jax.models import count_multiply_adds
-from resnet_jax.parallel import keep_freed_memory
+from resnet_jax.parallel import compiler_options, keep_freed_memory
 
 
 def matrix_product(dtype: jnp.dtype, size: int) -> Callable[[], object]:
@@ -48,8 +48,10 @@ def main() -> None:
         if here not in platforms:
             continue
         images, labels, num_classes = random_batch(name, batch_size)
-        model = create_model(name, num_classes, dtype=None if here == "cpu" else dtype)
-        compiled, arguments = compile_training(model, images, labels)
+        model = create_model(
+            name, num_classes, dtype=None if here == "cpu" else dtype, kernels="auto"
+        )
+        compiled, arguments = compile_training(model, images, labels, compiler_options())
         contestants = {"step": repeated(compiled, arguments)} | limits
         taken = common.in_turn(contestants, rounds)
         seconds = {contestant: min(run.clock for run in runs) for contestant, runs in taken.items()}

@@ -32,7 +32,7 @@ def measure(model_name: str, batch_size: int, dtype: str, remat: bool) -> dict[s
 
     size, num_classes = (32, 10) if model_name.endswith("_cifar") else (224, 1000)
     config = TrainConfig(model=model_name, batch_size=batch_size, dtype=dtype, remat=remat)
-    model = create_model(model_name, num_classes, dtype=dtype, remat=remat)
+    model = create_model(model_name, num_classes, dtype=dtype, remat=remat, kernels="auto")
     mesh = data_mesh(jax.devices()[:1])
     optimizer = make_optimizer(config)
     normalization = make_normalization("torchvision", 3)

@@ -18,7 +18,7 @@ from flax_peer import flax_peer
 from train_step import compile_training, random_batch, repeated
 
 from resnet_jax import create_model
-from resnet_jax.parallel import keep_freed_memory
+from resnet_jax.parallel import compiler_options, keep_freed_memory
 
 # The first that fits; what holds others' time is left out.
 KINDS = [
@@ -44,8 +44,11 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true", help="the plain Flax twin instead")
     arguments = parser.parse_args()
     images, labels, num_classes = random_batch(arguments.name, arguments.batch)
-    make = flax_peer if arguments.peer else create_model
-    step = repeated(*compile_training(make(arguments.name, num_classes), images, labels))
+    model, options = flax_peer(arguments.name, num_classes), None
+    if not arguments.peer:
+        model = create_model(arguments.name, num_classes, kernels="auto")
+        options = compiler_options()
+    step = repeated(*compile_training(model, images, labels, options))
     for _ in range(3):
         step()
     start = time.perf_counter()

@@ -20,7 +20,7 @@ from flax import linen as nn
 from flax_peer import flax_peer
 
 from resnet_jax import create_model
-from resnet_jax.parallel import keep_freed_memory
+from resnet_jax.parallel import compiler_options, keep_freed_memory
 
 # Name, batch size, platforms.
 CASES = [
@@ -39,13 +39,16 @@ def random_batch(name: str, batch_size: int) -> tuple[np.ndarray, np.ndarray, in
     return images, rng.integers(0, num_classes, batch_size, np.int32), num_classes
 
 
-def compile_training(
-    model: nn.Module, images: np.ndarray, labels: np.ndarray
-) -> tuple[jax.stages.Compiled, list[Any]]:
-    """Returns the program of a training step, and its first arguments: state, images, labels."""
-    variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
+def training_step(
+    model: nn.Module, options: dict[str, str] | None = None
+) -> tuple[optax.GradientTransformation, Any]:
+    """Returns the optimiser, and the step from variables, momenta, images and labels to a loss.
+
+    Args:
+        model: the network.
+        options: XLA's, its defaults if there are none.
+    """
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9))
-    state = [variables, optimizer.init(variables["params"])]
 
     def train_step(variables: Any, momenta: Any, x: jax.Array, y: jax.Array) -> Any:
         def loss_fn(params: Any) -> Any:
@@ -63,9 +66,28 @@ def compile_training(
             loss,
         )
 
-    x, y = jnp.asarray(images), jnp.asarray(labels)
-    arguments = [*state, x, y]
-    return jax.jit(train_step, donate_argnums=(0, 1)).lower(*arguments).compile(), arguments
+    return optimizer, jax.jit(train_step, donate_argnums=(0, 1), compiler_options=options)
+
+
+def compile_training(
+    model: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    options: dict[str, str] | None = None,
+) -> tuple[jax.stages.Compiled, list[Any]]:
+    """Returns the program of a training step, and its first arguments: state, images, labels.
+
+    Args:
+        model: the network.
+        images: of the batch.
+        labels: their classes.
+        options: XLA's, its defaults if there are none.
+    """
+    variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
+    optimizer, step = training_step(model, options)
+    momenta = optimizer.init(variables["params"])
+    arguments = [variables, momenta, jnp.asarray(images), jnp.asarray(labels)]
+    return step.lower(*arguments).compile(), arguments
 
 
 def repeated(compiled: jax.stages.Compiled, arguments: list[Any]) -> Callable[[], float]:
@@ -91,10 +113,10 @@ def main() -> None:
             continue
         images, labels, num_classes = random_batch(name, batch_size)
         dtype = jnp.bfloat16 if here == "gpu" else None
-        ours = create_model(name, num_classes, dtype=dtype)
+        ours = create_model(name, num_classes, dtype=dtype, kernels="auto")
         flax = flax_peer(name, num_classes, dtype or jnp.float32)
         contestants: dict[str, Callable[[], object]] = {
-            "ours": repeated(*compile_training(ours, images, labels)),
+            "ours": repeated(*compile_training(ours, images, labels, compiler_options())),
             "flax": repeated(*compile_training(flax, images, labels)),
         }
         try:
