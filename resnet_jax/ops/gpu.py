@@ -47,7 +47,8 @@ def batch_norm(
     the backward pass do as well, so that the result is not kept.
     """
     inputs: tuple[Array, ...] = ()
-    moments, affine = partial(stock.moments, means=_means), _affine
+    # The mean over one image is no kernel of its own.
+    moments, affine = partial(stock.moments, means=_means, images=slice(1)), _affine
     if source is not None and not relu and source[1].shape[2] < source[1].shape[3]:
         u, kernel = (array.astype(x.dtype) for array in source)
         rows, columns = (-(-a // b) for a, b in zip(u.shape[1:3], x.shape[1:3], strict=True))

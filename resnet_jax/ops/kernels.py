@@ -32,8 +32,7 @@ _SETS = {
     "gpu": Kernels(gpu.conv, pooling.max_pool, gpu.batch_norm),
 }
 
-NAMES = (*_SETS, "auto")
-"""What `get_kernels` takes."""
+NAMES = (*_SETS, "auto")  # What `get_kernels` takes.
 
 
 def get_kernels(name: str) -> Kernels:

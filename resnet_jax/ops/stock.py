@@ -40,8 +40,7 @@ def max_pool(x: Images) -> Images:
 @jax.custom_jvp
 def rectified(x: Array) -> Array:
     """Returns max(x, 0). Its derivative is read off the result, so that `x` need not be kept."""
-    zero = jnp.zeros((), x.dtype)  # Exporters take a plain 0 for another type.
-    return jnp.where(x <= 0, zero, x)
+    return jnp.where(x <= 0, jnp.zeros((), x.dtype), x)  # Exporters widen a plain 0.
 
 
 rectified.defjvps(lambda x_dot, y, _: jnp.where(y <= 0, 0, x_dot))
@@ -54,16 +53,17 @@ def means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
 
 
 def moments(
-    x: Map, dtype: DTypeLike, axis_name: AxisName, means: Callable[..., Any] = means
+    x: Map, dtype: DTypeLike, axis_name: AxisName, means: Any = means, images: Any = slice(None)
 ) -> tuple[PerChannel, PerChannel, PerChannel]:
     """Returns a constant near each channel's mean, the mean less it, and the biased variance.
 
     A variance is the difference of two moments, which cancels when the mean is large against the
-    deviation. Moments about a value of the data, a pixel in the middle, do not. It is sliced before
-    it is cast: XLA would otherwise keep a copy of all of `x` in float32 for it.
+    deviation. Moments about the middle pixels of some images do not. These are sliced before they
+    are cast: XLA would otherwise keep a copy of all of `x` in float32 for them.
     """
-    pixel = x[tuple(slice(size // 2, size // 2 + 1) for size in x.shape[:-1])]
-    shift = averaged(lax.stop_gradient(pixel.astype(dtype)), axis_name)
+    pixels = x[(images, *(slice(size // 2, size // 2 + 1) for size in x.shape[1:-1]))]
+    pixels = lax.stop_gradient(pixels.astype(dtype))
+    shift = averaged(jnp.mean(pixels, range(x.ndim - 1), keepdims=True), axis_name)
     mean, square = averaged(means(x, shift), axis_name)
     return shift, mean, jnp.maximum(square - mean**2, 0)
 
