@@ -6,6 +6,8 @@ from typing import Any
 
 from flax import linen as nn
 
+from ..ops import stock
+
 
 @contextlib.contextmanager
 def watching(
@@ -31,7 +33,7 @@ def watching(
         relu = kwargs.pop("relu", False)
         out = call(*args, **kwargs)
         see(context.module, args[0], out)
-        return nn.relu(out) if relu else out
+        return stock.rectified(out) if relu else out
 
     with nn.intercept_methods(intercept):
         yield

@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from resnet_jax.ops import STOCK, Kernels
+from resnet_jax.ops import STOCK, Kernels, stock
 from resnet_jax.ops.stock import AxisName, per_channel
 
 
@@ -75,7 +75,7 @@ class BatchNorm(nn.Module):
             slope = per_channel(lax.rsqrt(running_var.value + self.epsilon) * scale, x)
             y = (x - per_channel(running_mean.value, x)) * slope + per_channel(bias, x)
             y = y.astype(dtype)
-            return nn.relu(y) if relu else y
+            return stock.rectified(y) if relu else y
         y, mean, var = self.kernels.batch_norm(
             x,
             scale,

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from resnet_jax.ops.stock import rectified
+from resnet_jax.ops import stock
 
 ModuleDef = Callable[..., Any]
 
@@ -78,7 +78,7 @@ class BasicBlock(nn.Module):
         y = self.last_norm(name="bn2")(y)
         if self.shortcut is not None:
             y = y + self.shortcut(features=self.width, stride=self.stride, name="shortcut")(x)
-        return rectified(y)
+        return stock.rectified(y)
 
 
 class BottleneckBlock(nn.Module):
@@ -122,4 +122,4 @@ class BottleneckBlock(nn.Module):
         y = self.last_norm(name="bn3")(conv3(y), source=(y, conv3))
         if self.shortcut is not None:
             y = y + self.shortcut(features=features, stride=self.stride, name="shortcut")(x)
-        return rectified(y)
+        return stock.rectified(y)

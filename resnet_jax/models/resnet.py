@@ -13,7 +13,7 @@ from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
 from resnet_jax.models.checks import check_fields, check_images
 from resnet_jax.models.layers import Conv
-from resnet_jax.ops import get_kernels
+from resnet_jax.ops import get_kernels, stock
 
 # torch.nn.Linear's: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
 _head_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -221,7 +221,7 @@ class ResNet(nn.Module):
 
 def _no_norm(**_: object) -> Callable[[Array], Array]:
     def norm(x: Array, relu: bool = False, source: object = None) -> Array:
-        return nn.relu(x) if relu else x
+        return stock.rectified(x) if relu else x
 
     return norm
 

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
 
+from resnet_jax.ops import stock
 from resnet_jax.parallel import data_mesh
 from resnet_jax.training import ConfigError, TrainConfig, loop
 from resnet_jax.training import experiment as experiment_module
@@ -253,7 +254,7 @@ def test_several_steps_at_once_are_the_same_steps(tmp_path, monkeypatch):
     Two programs round differently, which at the kink of an activation changes gradients. These
     activations have none.
     """
-    monkeypatch.setattr(nn, "relu", nn.softplus)
+    monkeypatch.setattr(stock, "rectified", nn.softplus)
     config = dataclasses.replace(CONFIG, learning_rate=1e-3, num_steps=23, log_every=5)
     run(config, tmp_path / "one")
     sent = []
@@ -335,7 +336,7 @@ def test_images_in_files_cannot_be_kept_on_the_device(tmp_path):
 
 def test_a_checkpoint_of_eight_devices_goes_on_with_one_and_with_four(tmp_path, monkeypatch):
     """With shared statistics the number of devices does not change the run, but for rounding."""
-    monkeypatch.setattr(nn, "relu", nn.softplus)  # Without a kink.
+    monkeypatch.setattr(stock, "rectified", nn.softplus)  # Without a kink.
     config = dataclasses.replace(
         CONFIG, batch_norm="global", learning_rate=1e-3, eval_every=100, log_every=1
     )
