@@ -8,6 +8,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from resnet_jax.models.layers import Conv
 from resnet_jax.ops import STOCK, Kernels, stock
 from resnet_jax.ops.stock import AxisName, per_channel
 
@@ -52,15 +53,15 @@ class BatchNorm(nn.Module):
         self,
         x: Float[Array, "*batch c"],
         relu: bool = False,
-        source: tuple[Float[Array, "*batch b"], nn.Module] | None = None,
+        source: tuple[Float[Array, "n h w b"], Float[Array, "1 1 b c"]] | None = None,
     ) -> Float[Array, "*batch c"]:
         """Returns the normalised input, of the same shape and of type `dtype`.
 
         Args:
             x: the batch.
             relu: whether negative results become zero.
-            source: input and module of the 1x1 convolution, of one group, whose result `x` is. Some
-                kernels compute the batch's moments, and its gradients, from these.
+            source: input and kernel of the 1x1 convolution of stride one whose result `x` is. Some
+                kernels compute the batch's moments, and their gradients, from these.
         """
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
@@ -84,7 +85,7 @@ class BatchNorm(nn.Module):
             dtype=dtype,
             axis_name=None if self.is_initializing() else self.axis_name,
             relu=relu,
-            source=source and (source[0], source[1].get_variable("params", "kernel")),
+            source=source,
         )
         if not self.is_initializing():
             shards = 1 if self.axis_name is None else lax.axis_size(self.axis_name)
@@ -95,3 +96,27 @@ class BatchNorm(nn.Module):
 
     def _updated(self, old: Float[Array, " c"], new: Float[Array, " c"]) -> Float[Array, " c"]:
         return ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)
+
+
+def normalized(
+    norm: Callable[..., Array],
+    x: Float[Array, "n h w c"],
+    relu: bool = False,
+    source: tuple[Float[Array, "n h w b"], nn.Module] | None = None,
+) -> Float[Array, "n h w c"]:
+    """Returns `norm(x)`, activated with `relu`; by a `BatchNorm`, as one function with what it can.
+
+    Args:
+        norm: a normalisation of any kind.
+        x: the batch.
+        relu: whether negative results become zero.
+        source: input and module of the 1x1 convolution, of one group, that made `x`.
+    """
+    if not isinstance(norm, BatchNorm):
+        y = norm(x)
+        return stock.rectified(y) if relu else y
+    if source is None or not isinstance(source[1], Conv):
+        return norm(x, relu=relu)
+    inputs, conv = source
+    kernel: Array = conv.get_variable("params", "kernel")
+    return norm(x, relu=relu, source=(inputs[:, :: conv.stride, :: conv.stride], kernel))

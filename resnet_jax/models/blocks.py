@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from resnet_jax.models.batch_norm import normalized
 from resnet_jax.ops import stock
 
 ModuleDef = Callable[..., Any]
@@ -40,7 +41,7 @@ class Shortcut(nn.Module):
         changes_shape = self.stride != 1 or x.shape[-1] != self.features
         if self.option == "C" or (self.option == "B" and changes_shape):
             conv = self.conv(self.features, 1, self.stride, name="conv")
-            return self.norm(name="bn")(conv(x), source=(x, conv))
+            return normalized(self.norm(name="bn"), conv(x), source=(x, conv))
         missing = self.features - x.shape[-1]
         before = missing // 2
         for axis in (1, 2):  # Not indexed: then the sizes also agree where they are symbols.
@@ -73,7 +74,7 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 width"]:
         """Returns the block's output, after the last activation."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = self.norm(name="bn1")(y, relu=True)
+        y = normalized(self.norm(name="bn1"), y, relu=True)
         y = self.conv(self.width, 3, name="conv2")(y)
         y = self.last_norm(name="bn2")(y)
         if self.shortcut is not None:
@@ -115,11 +116,11 @@ class BottleneckBlock(nn.Module):
         features = self.width * self.expansion
         stride1, stride2 = (self.stride, 1) if self.stride_on_first else (1, self.stride)
         y = self.conv(inner, 1, stride1, name="conv1")(x)
-        y = self.norm(name="bn1")(y, relu=True)
+        y = normalized(self.norm(name="bn1"), y, relu=True)
         y = self.conv(inner, 3, stride2, groups=self.groups, name="conv2")(y)
-        y = self.norm(name="bn2")(y, relu=True)
+        y = normalized(self.norm(name="bn2"), y, relu=True)
         conv3 = self.conv(features, 1, name="conv3")
-        y = self.last_norm(name="bn3")(conv3(y), source=(y, conv3))
+        y = normalized(self.last_norm(name="bn3"), conv3(y), source=(y, conv3))
         if self.shortcut is not None:
             y = y + self.shortcut(features=features, stride=self.stride, name="shortcut")(x)
         return stock.rectified(y)

@@ -9,11 +9,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from resnet_jax.models.batch_norm import BatchNorm
+from resnet_jax.models.batch_norm import BatchNorm, normalized
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
 from resnet_jax.models.checks import check_fields, check_images
 from resnet_jax.models.layers import Conv
-from resnet_jax.ops import get_kernels, stock
+from resnet_jax.ops import get_kernels
 
 # torch.nn.Linear's: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
 _head_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -40,7 +40,7 @@ class Stem(nn.Module):
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
         """Returns the activated map."""
         x = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
-        return self.norm(name="bn")(x, relu=True)
+        return normalized(self.norm(name="bn"), x, relu=True)
 
 
 class Stage(nn.Module):
@@ -220,10 +220,7 @@ class ResNet(nn.Module):
 
 
 def _no_norm(**_: object) -> Callable[[Array], Array]:
-    def norm(x: Array, relu: bool = False, source: object = None) -> Array:
-        return stock.rectified(x) if relu else x
-
-    return norm
+    return lambda x: x
 
 
 def _head_bias_init(key: Array, shape: tuple[int, ...], dtype: DTypeLike, fan_in: int) -> Array:

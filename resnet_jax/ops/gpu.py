@@ -47,14 +47,12 @@ def batch_norm(
     the backward pass do as well, so that the result is not kept.
     """
     inputs: tuple[Array, ...] = ()
-    # The mean over one image is no kernel of its own.
-    moments, affine = partial(stock.moments, means=_means, images=slice(1)), _affine
+    moments, affine = partial(stock.moments, means=_means), _affine
     if source is not None and not relu and source[1].shape[2] < source[1].shape[3]:
-        u, kernel = (array.astype(x.dtype) for array in source)
-        rows, columns = (-(-a // b) for a, b in zip(u.shape[1:3], x.shape[1:3], strict=True))
-        inputs = (u[:, ::rows, ::columns], kernel[0, 0])
+        inputs = source[0].astype(x.dtype), source[1][0, 0].astype(x.dtype)
         moments, affine = partial(_moments_of_product, *inputs), _affine_of_product
     options["affine"] = lambda dtype, relu, *own: affine(dtype, relu, *stock.alike(*inputs, *own))
+    options["images"] = slice(1)  # A mean over one image is no kernel of its own.
     return stock.batch_norm(x, *vectors, relu=relu, moments=moments, **options)
 
 
@@ -68,7 +66,7 @@ def _sums(a: Map, b: Map) -> tuple[PerChannel, PerChannel]:
 @jax.custom_vjp
 def _means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
     """Computes `stock.means`; the shift counts as a constant."""
-    shifted, count = x.astype(shift.dtype) - shift, x.size // x.shape[-1]
+    shifted, count = x - shift, x.size // x.shape[-1]
     sum_x, sum_square = _sums(shifted, shifted**2)
     return sum_x / count, sum_square / count
 
@@ -76,7 +74,7 @@ def _means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
 def _means_gradient(kept: tuple[Map, PerChannel], by: Any) -> tuple[Map, None]:
     x, shift = kept
     mean, square = (cotangent / (x.size // x.shape[-1]) for cotangent in by)
-    return (mean + (x.astype(shift.dtype) - shift) * (2 * square)).astype(x.dtype), None
+    return mean + (x - shift) * (2 * square), None
 
 
 _means.defvjp(lambda *args: (_means(*args), args), _means_gradient)
@@ -87,31 +85,30 @@ def _affine_gradient(
     dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Map
 ) -> tuple[Array | None, ...]:
     x, shift, mean, slope, bias = kept
-    wide, centre, g = x.astype(shift.dtype), shift + mean, g.astype(shift.dtype)
+    shifted, g = x - shift, g.astype(x.dtype)
     by_sums = by_x = g
     if relu:
         # The same condition twice, and neither in the words of the result: what XLA takes for the
         # same, it computes once and writes to memory between the passes.
-        by_sums = jnp.where(wide * slope > centre * slope - bias, g, 0)
-        by_x = jnp.where((wide - centre) * slope > -bias, g, 0)
-    sum_g, sum_gx = _sums(by_sums, by_sums * (wide - centre))
-    return (by_x * slope).astype(x.dtype), None, -slope * sum_g, sum_gx, sum_g
+        by_sums = jnp.where(shifted * slope > mean * slope - bias, g, 0)
+        by_x = jnp.where((shifted - mean) * slope > -bias, g, 0)
+    sum_g, sum_gx = _sums(by_sums, by_sums * (shifted - mean))
+    return by_x * slope, None, -slope * sum_g, sum_gx, sum_g
 
 
 _affine.defvjp(lambda *args: (stock.affine(*args), args[2:]), _affine_gradient)
 
 
 def _moments_of_product(
-    u: Images, kernel: Array, x: Images, dtype: DTypeLike, axis_name: AxisName
-) -> Any:
+    u: Images, kernel: Array, x: Images, shift: PerChannel, axis_name: AxisName
+) -> tuple[PerChannel, PerChannel]:
     """Computes `stock.moments` of x, the product of u and kernel."""
-    kernel = kernel.astype(dtype)
-    mean, gram = stock.averaged(_input_moments(dtype, u), axis_name)
+    kernel = kernel.astype(x.dtype)
+    mean, gram = stock.averaged(_input_moments(x.dtype, u), axis_name)
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     var = jnp.sum(kernel * product(gram - mean[:, None] * mean[None], kernel), 0)
     mean, var = (stock.per_channel(a, x) for a in (product(mean, kernel), jnp.maximum(var, 0)))
-    shift = lax.stop_gradient(mean)
-    return shift, mean - shift, var
+    return mean - shift, var
 
 
 def _sum_of_products(a: Images, b: Images, dtype: DTypeLike) -> Float[Array, "c d"]:
@@ -146,17 +143,17 @@ def _affine_of_product(
 def _affine_of_product_gradient(
     dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Images
 ) -> tuple[Array | None, ...]:
-    u, kernel, shift, slope = kept
+    u, kernel, shift, mean, slope = kept
     sum_g = jnp.sum(g.astype(shift.dtype), (0, 1, 2))
     g, wide, slopes = g.astype(u.dtype), kernel.astype(shift.dtype), slope[0, 0]
     products = _sum_of_products(u, g, shift.dtype)
-    sum_gx = jnp.sum(wide * products, 0) - shift.ravel() * sum_g
+    sum_gx = jnp.sum(wide * products, 0) - (shift + mean).ravel() * sum_g
     by_u = stock.conv(g, (wide * slopes).astype(g.dtype).T[None, None])
     sum_g, sum_gx = stock.per_channel(sum_g, u), stock.per_channel(sum_gx, u)
     return by_u, (products * slopes).astype(kernel.dtype), None, None, -slope * sum_g, sum_gx, sum_g
 
 
 _affine_of_product.defvjp(
-    lambda *args: (_affine_of_product(*args), (*args[2:4], args[5], args[7])),
+    lambda *args: (_affine_of_product(*args), (*args[2:4], *args[5:8])),
     _affine_of_product_gradient,
 )

@@ -48,24 +48,16 @@ rectified.defjvps(lambda x_dot, y, _: jnp.where(y <= 0, 0, x_dot))
 
 def means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
     """Returns each channel's means of x - shift and of its square."""
-    shifted, axes = x.astype(shift.dtype) - shift, range(x.ndim - 1)
+    shifted, axes = x - shift, range(x.ndim - 1)
     return jnp.mean(shifted, axes, keepdims=True), jnp.mean(shifted**2, axes, keepdims=True)
 
 
 def moments(
-    x: Map, dtype: DTypeLike, axis_name: AxisName, means: Any = means, images: Any = slice(None)
-) -> tuple[PerChannel, PerChannel, PerChannel]:
-    """Returns a constant near each channel's mean, the mean less it, and the biased variance.
-
-    A variance is the difference of two moments, which cancels when the mean is large against the
-    deviation. Moments about the middle pixels of some images do not. These are sliced before they
-    are cast: XLA would otherwise keep a copy of all of `x` in float32 for them.
-    """
-    pixels = x[(images, *(slice(size // 2, size // 2 + 1) for size in x.shape[1:-1]))]
-    pixels = lax.stop_gradient(pixels.astype(dtype))
-    shift = averaged(jnp.mean(pixels, range(x.ndim - 1), keepdims=True), axis_name)
+    x: Map, shift: PerChannel, axis_name: AxisName, means: Callable[..., Any] = means
+) -> tuple[PerChannel, PerChannel]:
+    """Returns the mean and the biased variance of x - shift."""
     mean, square = averaged(means(x, shift), axis_name)
-    return shift, mean, jnp.maximum(square - mean**2, 0)
+    return mean, jnp.maximum(square - mean**2, 0)
 
 
 def averaged(values: Any, axis_name: AxisName) -> Any:
@@ -76,7 +68,7 @@ def averaged(values: Any, axis_name: AxisName) -> Any:
 def affine(dtype: DTypeLike, relu: bool, x: Map, *vectors: PerChannel) -> Map:
     """Returns (x - shift - mean) * slope + bias in a type, if asked for with negative ones zero."""
     shift, mean, slope, bias = vectors
-    y = ((x.astype(shift.dtype) - shift) * slope + (bias - mean * slope)).astype(dtype)
+    y = ((x - shift) * slope + (bias - mean * slope)).astype(dtype)
     return rectified(y) if relu else y
 
 
@@ -100,6 +92,7 @@ def batch_norm(
     axis_name: AxisName = None,
     relu: bool = False,
     source: tuple[Images, Kernel] | None = None,
+    images: slice = slice(None),
     moments: Callable[..., Any] = moments,
     affine: Callable[..., Any] = affine,
 ) -> tuple[Map, Float[Array, " c"], Float[Array, " c"]]:
@@ -108,11 +101,18 @@ def batch_norm(
     The variance is the biased one. Moments are in float32, or in float64 where `x` or `scale` is,
     and over the mesh axes `axis_name` too. The result has the type `dtype`; with `relu` negative
     ones become zero. `source`, input and kernel of the 1x1 convolution that made `x`, is of use to
-    other kernels; `moments` and `affine` are for theirs.
+    other kernels; `images`, `moments` and `affine` are for theirs.
     """
     del source
     wide = jnp.promote_types(jnp.result_type(x.dtype, scale.dtype), jnp.float32)
-    shift, mean, var = moments(x, wide, axis_name)
+    # A variance is the difference of two moments, which cancels when the mean is large against the
+    # deviation; moments about the middle pixels of `images` do not. These are sliced before they
+    # are cast: XLA would otherwise keep a copy of all of `x` in float32 for them.
+    pixels = x[(images, *(slice(size // 2, size // 2 + 1) for size in x.shape[1:-1]))]
+    pixels = lax.stop_gradient(pixels.astype(wide))
+    shift = averaged(jnp.mean(pixels, range(x.ndim - 1), keepdims=True), axis_name)
+    x = x.astype(wide)  # Once, so that its gradient is summed before it is cast back.
+    mean, var = moments(x, shift, axis_name)
     slope = lax.rsqrt(var + epsilon) * per_channel(scale, x)
     y = affine(jnp.dtype(dtype), relu, x, shift, mean, slope, per_channel(bias, x))
     return y, (shift + mean).ravel(), var.ravel()

@@ -1,14 +1,17 @@
 """Networks against their PyTorch twins: logits, features, gradients and running statistics."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resnet_jax.models import BasicBlock, BottleneckBlock, ResNet, create_model
+from resnet_jax.models import BasicBlock, BottleneckBlock, Conv, ResNet, create_model
 from tests import torch_twins
 from tests.quick import apply, init
 
@@ -277,3 +280,21 @@ def test_remat_gives_the_same_gradients():
     with jax.enable_x64(True):
         kept, recomputed = map(jax.device_get, map(gradients, models))
     assert_near(recomputed, kept, 1e-9)
+
+
+@pytest.mark.parametrize("block", [BasicBlock, BottleneckBlock])
+def test_a_block_takes_any_normalisation(block):
+    """As a user's own network may have it; checked against the block's formula."""
+    norm = partial(nn.GroupNorm, num_groups=2)
+    module = block(conv=Conv, norm=norm, last_norm=norm, shortcut=None, width=4, stride=1)
+    x = np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype(np.float32)
+    variables = module.init(jax.random.key(0), x)
+    params, y = variables["params"], x
+    count = len([name for name in params if name.startswith("conv")])
+    for index in range(1, count + 1):
+        kernel = params[f"conv{index}"]["kernel"]
+        y = jax.lax.conv(
+            y.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), (1, 1), "SAME"
+        ).transpose(0, 2, 3, 1)
+        y = jnp.maximum(norm().apply({"params": params[f"bn{index}"]}, y), 0)
+    np.testing.assert_allclose(module.apply(variables, x), y, 1e-5, 1e-5)
