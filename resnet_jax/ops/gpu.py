@@ -85,13 +85,13 @@ def _affine_gradient(
     dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Map
 ) -> tuple[Array | None, ...]:
     x, shift, mean, slope, bias = kept
-    shifted, g = x - shift, g.astype(x.dtype)
+    shifted, offset, g = x - shift, bias - mean * slope, g.astype(x.dtype)
     by_sums = by_x = g
     if relu:
         # The same condition twice, and neither in the words of the result: what XLA takes for the
         # same, it computes once and writes to memory between the passes.
-        by_sums = jnp.where(shifted * slope > mean * slope - bias, g, 0)
-        by_x = jnp.where((shifted - mean) * slope > -bias, g, 0)
+        by_sums = jnp.where((shift - x) * slope < offset, g, 0)
+        by_x = jnp.where(shifted * slope > -offset, g, 0)
     sum_g, sum_gx = _sums(by_sums, by_sums * (shifted - mean))
     return by_x * slope, None, -slope * sum_g, sum_gx, sum_g
 
