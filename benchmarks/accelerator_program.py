@@ -131,9 +131,10 @@ def trainer_step(mesh: Mesh, kernels: str) -> Figures:
         "image": jax.ShapeDtypeStruct((batch_size, 224, 224, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
-    step = make_train_step(config, model, optimizer, make_schedule(config, 1_281_167), mesh)
+    schedule = make_schedule(config, 1_281_167)
+    step: Any = make_train_step(config, model, optimizer, schedule, mesh)
     arguments = _on(mesh, state), _on(mesh, batch, DATA_AXIS)
-    return figures(step.lower(*arguments).compile(), IMAGES)  # type: ignore[attr-defined]
+    return figures(step.lower(*arguments).compile(), IMAGES)
 
 
 def resident_step(mesh: Mesh, kernels: str) -> Figures:
@@ -153,10 +154,10 @@ def resident_step(mesh: Mesh, kernels: str) -> Figures:
     optimizer, schedule = make_optimizer(config), make_schedule(config, len(pixels))
     normalization = data.make_normalization("cifar", 3, np.zeros((32, 32, 3), np.float32))
     state = create_state(config, model, optimizer, normalization, (32, 32, 3))
-    step = make_train_step(config, model, optimizer, schedule, mesh, transform)
+    step: Any = make_train_step(config, model, optimizer, schedule, mesh, transform)
     dataset = _on(mesh, data.resident_arrays(source, transform))
     arguments = _on(mesh, state), _on(mesh, batches, None, DATA_AXIS), dataset
-    compiled = step.lower(*arguments).compile()  # type: ignore[attr-defined]
+    compiled = step.lower(*arguments).compile()
     return figures(compiled, config.batch_size, STEPS)
 
 
@@ -172,7 +173,7 @@ def flax_step(mesh: Mesh, name: str, images: int) -> Figures:
     )
     momenta = jax.eval_shape(optimizer.init, variables["params"])
     arguments = *_on(mesh, (variables, momenta)), *_on(mesh, (x, y), DATA_AXIS)
-    return figures(step.lower(*arguments).compile(), images)  # type: ignore[attr-defined]
+    return figures(step.lower(*arguments).compile(), images)
 
 
 def _on(mesh: Mesh, tree: Any, *axes: str | None) -> Any:

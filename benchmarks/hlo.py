@@ -39,8 +39,10 @@ class Shape:
     @property
     def item_bytes(self) -> int:
         """Bytes of an element."""
-        bits = re.search(r"\d+", self.dtype)
-        return _BYTES[self.dtype] if self.dtype in _BYTES else max(int(bits[0]) // 8, 1)  # type: ignore[index]
+        if self.dtype in _BYTES:
+            return _BYTES[self.dtype]
+        bits = "".join(itertools.takewhile(str.isdigit, self.dtype.lstrip("sufc")))
+        return max(int(bits) // 8, 1)
 
     @property
     def bytes(self) -> int:

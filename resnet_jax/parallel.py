@@ -104,17 +104,18 @@ _SUMS_AND_PRODUCTS = "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_
 
 
 @functools.cache
-def compiler_options(platform: str | None = None) -> dict[str, str]:
+def compiler_options(backend: str | None = None) -> dict[str, str]:
     """Returns XLA's options for networks on this processor, for `jax.jit(compiler_options=...)`.
 
-    On the CPU they say what XLA hands to its library YNNPACK. With AVX-512 that is sums and matrix
-    products; without, nothing. Convolutions are left to XLA itself, which uses all cores for them.
-    On other platforms, and where this JAX does not know the option, there are none.
+    On an x86-64 CPU they name what XLA hands to its library YNNPACK: with AVX-512 sums and matrix
+    products, without it nothing. XLA runs convolutions itself, on all cores. There are no options
+    for other processors, for other platforms, and where this JAX does not know them.
 
     Args:
-      platform: "cpu" or another one of JAX's; by default that of JAX's default device.
+      backend: "cpu" or another platform of JAX's; by default that of its default device.
     """
-    if (platform or jax.default_backend()) != "cpu":
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    if not is_x86 or (backend or jax.default_backend()) != "cpu":
         return {}
     options = {_LIBRARY: _SUMS_AND_PRODUCTS if _has_avx512() else ""}
     try:

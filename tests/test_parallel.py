@@ -20,7 +20,11 @@ def test_options_compile(monkeypatch, avx512):
 
 def test_there_are_no_options_for_other_platforms_nor_where_jax_does_not_know_them(monkeypatch):
     assert parallel.compiler_options("gpu") == parallel.compiler_options("tpu") == {}
+    assert parallel.compiler_options.__wrapped__("cpu")
     monkeypatch.setattr(parallel, "_LIBRARY", "xla_cpu_no_such_option")
+    assert parallel.compiler_options.__wrapped__("cpu") == {}
+    monkeypatch.undo()
+    monkeypatch.setattr(parallel.platform, "machine", lambda: "aarch64")
     assert parallel.compiler_options.__wrapped__("cpu") == {}
 
 

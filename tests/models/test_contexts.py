@@ -10,103 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from resnet_jax.models import BottleneckBlock, ResNet
+from tests.models.flax_twin import Twin
 
 BATCH, HEIGHT, WIDTH, CLASSES = 8, 17, 20, 5
 FIELDS = {"stage_sizes": (1, 1), "stage_widths": (4, 8), "num_classes": CLASSES}
 
 
-class TwinNorm(nn.Module):
-    """nn.BatchNorm, with PyTorch's running statistics beside it."""
-
-    train: bool
-
-    @nn.compact
-    def __call__(self, x):
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        stats = {"mean": mean.value, "var": var.value}
-        norm = nn.BatchNorm(not self.train, use_fast_variance=False, dtype=x.dtype, parent=None)
-        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
-        y, _ = norm.apply(variables, x, mutable=["batch_stats"])
-        if self.train:
-            axes = (0, 1, 2)
-            mean.value = 0.9 * mean.value + 0.1 * jnp.mean(x, axes)
-            var.value = 0.9 * var.value + 0.1 * jnp.var(x, axes, ddof=1)
-        return y
-
-
-class TwinShortcut(nn.Module):
-    features: int
-    stride: int
-    train: bool
-
-    @nn.compact
-    def __call__(self, x):
-        conv = nn.Conv(self.features, (1, 1), self.stride, use_bias=False, name="conv")
-        return TwinNorm(self.train, name="bn")(conv(x))
-
-
-class TwinBlock(nn.Module):
-    width: int
-    stride: int
-    train: bool
-    shortcut: str
-
-    @nn.compact
-    def __call__(self, x):
-        conv = functools.partial(nn.Conv, use_bias=False)
-        norm = functools.partial(TwinNorm, self.train)
-        y = nn.relu(norm(name="bn1")(conv(self.width, (1, 1), name="conv1")(x)))
-        y = conv(self.width, (3, 3), self.stride, padding=1, name="conv2")(y)
-        y = nn.relu(norm(name="bn2")(y))
-        y = norm(name="bn3")(conv(4 * self.width, (1, 1), name="conv3")(y))
-        if self.shortcut == "B":
-            x = TwinShortcut(4 * self.width, self.stride, self.train, name="shortcut")(x)
-        else:
-            missing = 4 * self.width - x.shape[-1]
-            x = x[:, :: self.stride, :: self.stride]
-            x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing - missing // 2)))
-        return nn.relu(x + y)
-
-
-class TwinStem(nn.Module):
-    train: bool
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(4, (7, 7), 2, padding=3, use_bias=False, name="conv")(x)
-        x = nn.relu(TwinNorm(self.train, name="bn")(x))
-        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-
-
-class TwinStage(nn.Module):
-    width: int
-    stride: int
-    train: bool
-    shortcut: str
-
-    @nn.compact
-    def __call__(self, x):
-        return TwinBlock(self.width, self.stride, self.train, self.shortcut, name="block1")(x)
-
-
-class Twin(nn.Module):
-    shortcut: str = "B"
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = TwinStem(train, name="stem")(x)
-        x = TwinStage(4, 1, train, self.shortcut, name="stage1")(x)
-        x = TwinStage(8, 2, train, self.shortcut, name="stage2")(x)
-        return nn.Dense(CLASSES, name="head")(jnp.mean(x, (1, 2)))
+def twin(shortcut="B"):
+    return Twin(CLASSES, shortcut)
 
 
 def network(**options):
@@ -159,7 +74,7 @@ def everything(model, variables, images, cotangent):
 
 @functools.cache
 def expected(shortcut="B"):
-    run = jax.jit(functools.partial(everything, Twin(shortcut)))
+    run = jax.jit(functools.partial(everything, twin(shortcut)))
     return jax.device_get(run(*data(shortcut)))
 
 
@@ -280,7 +195,8 @@ def test_gradients_outside_of_shard_map(kernels, check_vma):
     assert_near(found, {name: expected()[name] for name in found})
 
 
-def test_default_shard_map_has_right_gradients_without_shared_statistics():
+@pytest.mark.parametrize("kernels", ["stock", "cpu", "gpu"])
+def test_default_shard_map_has_right_gradients_without_shared_statistics(kernels):
     """Each device normalises by its own statistics; parameters are shared."""
     variables, images, cotangent = data()
 
@@ -291,13 +207,13 @@ def test_default_shard_map_has_right_gradients_without_shared_statistics():
         return jnp.sum(logits * cotangent)
 
     def summed(*args):
-        return jax.lax.psum(loss(network(), *args), "data")
+        return jax.lax.psum(loss(network(kernels=kernels), *args), "data")
 
     ours = jax.shard_map(
         jax.grad(summed), mesh=mesh_of(), in_specs=(P(), P("data"), P("data")), out_specs=P()
     )
     theirs = [
-        jax.jit(jax.grad(functools.partial(loss, Twin())))(variables["params"], *part)
+        jax.jit(jax.grad(functools.partial(loss, twin())))(variables["params"], *part)
         for part in zip(np.split(images, 4), np.split(cotangent, 4), strict=True)
     ]
     total = jax.tree.map(lambda *leaves: sum(leaves), *theirs)
@@ -417,7 +333,7 @@ def test_forward_mode_linearize_and_hessian_vector_products():
         )
 
     run = jax.jit(derivatives, static_argnums=0)
-    assert_near(run(network()), run(Twin()), 1e-7)
+    assert_near(run(network()), run(twin()), 1e-7)
 
 
 @pytest.mark.parametrize("kernels", ["stock", "cpu", "gpu"])
@@ -434,7 +350,7 @@ def test_gradients_through_the_running_statistics(kernels):
 
     grads = [
         jax.jit(jax.grad(functools.partial(loss, model)))(variables["params"])
-        for model in (network(kernels=kernels), Twin())
+        for model in (network(kernels=kernels), twin())
     ]
     assert_near(*grads)
 
@@ -447,7 +363,7 @@ def test_export_with_symbolic_batch_height_and_width(shortcut):
     apply = jax.jit(lambda images: model.apply(variables, images))
     exported = jax.export.export(apply)(jax.ShapeDtypeStruct(shape, jnp.float64))
     for part in (images, images[:3, 3:, :15]):
-        assert_near(exported.call(part), Twin(shortcut).apply(variables, part, train=False))
+        assert_near(exported.call(part), twin(shortcut).apply(variables, part, train=False))
 
 
 @pytest.mark.parametrize("kernels", ["stock", "cpu", "gpu"])
@@ -516,4 +432,4 @@ def test_accelerators_get_no_collective_that_flax_layers_do_not_have(platform):
             exported = jax.export.export(jax.jit(sharded), platforms=[platform])(*data()[:2])
             yield len(re.findall(r"stablehlo\.all_reduce", exported.mlir_module()))
 
-    assert list(collectives(network())) == list(collectives(Twin()))
+    assert list(collectives(network())) == list(collectives(twin()))
