@@ -1,6 +1,6 @@
-"""Plain-110 on CIFAR-10, the paper's recipe: it does not learn: above 60 % error.
+"""Plain-110 on CIFAR-10, the paper's recipe: it does not learn, with above 60 % error.
 
-Usage, with TFDS's `cifar10` in DIR; `:45k` behind the file's name sets 5,000 images apart:
+Usage, with TFDS's `cifar10` in DIR; append `:45k` to the file name to hold out 5,000 images:
 
     python train.py --config configs/cifar10_plain110.py --workdir runs/cifar10_plain110 \
         --config.data_dir=DIR

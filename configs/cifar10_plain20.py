@@ -1,6 +1,6 @@
 """Plain-20 on CIFAR-10, the paper's recipe: training error grows with depth (Figure 6).
 
-Usage, with TFDS's `cifar10` in DIR; `:45k` behind the file's name sets 5,000 images apart:
+Usage, with TFDS's `cifar10` in DIR; append `:45k` to the file name to hold out 5,000 images:
 
     python train.py --config configs/cifar10_plain20.py --workdir runs/cifar10_plain20 \
         --config.data_dir=DIR

@@ -1,12 +1,12 @@
 """ResNet-1202 on CIFAR-10, the paper's recipe: 7.93 % test error in its Table 6.
 
-Usage, with TFDS's `cifar10` in DIR; `:45k` behind the file's name sets 5,000 images apart:
+Usage, with TFDS's `cifar10` in DIR; append `:45k` to the file name to hold out 5,000 images:
 
     python train.py --config configs/cifar10_resnet1202.py --workdir runs/cifar10_resnet1202 \
         --config.data_dir=DIR
 
 The learning rate is 0.01 until the training error is below 80 %, then 0.1 as for the others.
-Activations are computed anew in the backward pass (`remat`), or they would not fit in memory.
+The backward pass recomputes activations (`remat`); otherwise, they would not fit in memory.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
-"""ResNet-20 on CIFAR-10, the paper's recipe: 8.75 % test error in its Table 6, 8.74 % by us (45k).
+"""ResNet-20 on CIFAR-10, the paper's recipe: 8.75 % test error in its Table 6, ours 8.74 % (45k).
 
-Usage, with TFDS's `cifar10` in DIR; `:45k` behind the file's name sets 5,000 images apart:
+Usage, with TFDS's `cifar10` in DIR; append `:45k` to the file name to hold out 5,000 images:
 
     python train.py --config configs/cifar10_resnet20.py --workdir runs/cifar10_resnet20 \
         --config.data_dir=DIR

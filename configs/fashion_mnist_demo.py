@@ -1,4 +1,4 @@
-"""ResNet-20 on the 6,000 Fashion-MNIST images that come with the package: nothing to download.
+"""ResNet-20 on the 6,000 bundled Fashion-MNIST images: nothing to download.
 
     python train.py --config configs/fashion_mnist_demo.py --workdir runs/demo
 

@@ -5,8 +5,8 @@
 
 DIR holds TFDS's `fashion_mnist`. The network is the ImageNet one (11.2 million parameters) with one
 input channel, a 3x3 stem and no pooling before the first stage. On 20,000 of the training images,
-with a device for each of two CPU cores, it ends with 6.9 % test error after an hour and three
-quarters (docs/results/fashion_mnist.md).
+with one device per core of two CPU cores, it reaches 6.9 % test error in an hour and three quarters
+(docs/results/fashion_mnist.md).
 """
 
 from ml_collections import ConfigDict

@@ -3,9 +3,9 @@
     python train.py --config configs/finetune_folder.py --workdir runs/finetune \
         --config.dataset=FOLDER --config.init_from=WEIGHTS
 
-FOLDER holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, WEIGHTS is a ResNet-50's file of any origin
-(`.safetensors`, `.pth`, `.h5`, ...) or a work directory. Its classifier is left out; the new one
-has as many outputs as FOLDER has classes. What error to expect depends on the images.
+FOLDER holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`; WEIGHTS is a ResNet-50 weights file
+(`.safetensors`, `.pth`, `.h5`, ...) or a work directory. A new classifier with as many outputs as
+FOLDER has classes replaces the old one. The error depends on the images.
 """
 
 from ml_collections import ConfigDict

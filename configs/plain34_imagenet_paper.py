@@ -1,6 +1,6 @@
 """Plain-34 on ImageNet, the paper's recipe: 28.54 % top-1 error (10-crop), Table 2.
 
-Usage, with TFDS's `imagenet2012` in DIR (not run to its end by us):
+Usage, with TFDS's `imagenet2012` in DIR (we have not run it to its end):
 
     python train.py --config configs/plain34_imagenet_paper.py --workdir runs/plain34 \
         --config.data_dir=DIR

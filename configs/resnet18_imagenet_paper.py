@@ -1,6 +1,6 @@
 """ResNet-18 on ImageNet, the paper's recipe: 27.88 % top-1 error (10-crop, shortcut A) in Table 2.
 
-Usage, with TFDS's `imagenet2012` in DIR (not run to its end by us):
+Usage, with TFDS's `imagenet2012` in DIR (we have not run it to its end):
 
     python train.py --config configs/resnet18_imagenet_paper.py --workdir runs/resnet18 \
         --config.data_dir=DIR

@@ -1,11 +1,11 @@
-"""ResNet-50 on ImageNet: 90 epochs, warm-up, cosine, label smoothing; kernels alone decay.
+"""ResNet-50 on ImageNet: 90 epochs, warm-up, cosine, label smoothing, decay of kernels only.
 
     python train.py --config configs/resnet50_imagenet.py --workdir runs/resnet50 \
         --config.data_dir=DIR [--config.batch_size=1024]
 
-DIR holds TFDS's `imagenet2012`. The learning rate is 0.1 for 256 images a step and scales with the
-batch. Published runs of this recipe end at about 24 % top-1 error (76 % accuracy) on the centre
-crop; this file has not been run to its end by us.
+DIR holds TFDS's `imagenet2012`. The learning rate is 0.1 for 256 images per step and scales with
+the batch. Published runs of this recipe reach about 24 % top-1 error (76 % accuracy) on the centre
+crop; we have not run this file to its end.
 """
 
 from ml_collections import ConfigDict

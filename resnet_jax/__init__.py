@@ -1,6 +1,9 @@
-"""Deep residual networks (He et al., 2015) in JAX: models, a trainer, and checks that hold them."""
+"""Deep residual networks (He et al., 2015) in JAX: models, weights, a trainer and evaluation."""
 
-from .interop import (
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax.interop import (
     WeightsError,
     export,
     fold_batch_norm,
@@ -13,15 +16,26 @@ from .interop import (
     save_weights,
     to_torch,
 )
-from .models import (
+from resnet_jax.models import (
     ModelError,
     count_multiply_adds,
     count_parameters,
     create_model,
     list_models,
     parameter_mask,
+    register_model,
     train_only,
 )
+
+if TYPE_CHECKING:
+    from resnet_jax import data as data
+    from resnet_jax import evaluation as evaluation
+    from resnet_jax import training as training
+
+__version__ = "0.2.0"
+
+# Imported on first use: they need the packages of the extra `train`.
+_SUBPACKAGES = ("data", "evaluation", "training")
 
 __all__ = [
     "ModelError",
@@ -39,7 +53,14 @@ __all__ = [
     "load_pretrained",
     "load_weights",
     "parameter_mask",
+    "register_model",
     "save_weights",
     "to_torch",
     "train_only",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBPACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

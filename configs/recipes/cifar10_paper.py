@@ -1,4 +1,4 @@
-"""The paper's CIFAR-10 recipe (Section 4.2), which all `cifar10_*.py` share."""
+"""The paper's CIFAR-10 recipe (Section 4.2), shared by all `cifar10_*.py`."""
 
 from ml_collections import ConfigDict
 
@@ -6,16 +6,16 @@ from resnet_jax.training import default_config
 
 
 def cifar10_paper(model: str, split: str) -> ConfigDict:
-    """Returns the recipe for one of the CIFAR nets.
+    """Returns the recipe for one of the CIFAR networks.
 
     Args:
-      model: the network.
-      split: `"50k"` trains on all 50,000 training images and reports the test error as it goes;
-        `"45k"` is the paper's split into 45,000 for training and 5,000 for validation, which leaves
-        the test images alone.
+      model: the network's name.
+      split: `"50k"` trains on all 50,000 training images and evaluates on the test images;
+        `"45k"` is the paper's split into 45,000 for training and 5,000 for validation, which does
+        not use the test images.
     """
     if split not in ("45k", "50k"):
-        raise ValueError(f"the split is 45k or 50k, not {split!r}")
+        raise ValueError(f"the split must be 45k or 50k, not {split!r}")
     config = default_config()
 
     config.model = model

@@ -1,4 +1,4 @@
-"""The paper's ImageNet recipe (Section 3.4), which all `*_imagenet_paper.py` share."""
+"""The paper's ImageNet recipe (Section 3.4), shared by all `*_imagenet_paper.py`."""
 
 from ml_collections import ConfigDict
 
@@ -6,10 +6,10 @@ from resnet_jax.training import default_config
 
 
 def imagenet_paper(model: str) -> ConfigDict:
-    """Returns the recipe for one of the ImageNet nets.
+    """Returns the recipe for one of the ImageNet networks.
 
-    The paper divides the learning rate by 10 "when the error plateaus"; here that is when three
-    evaluations in a row, 5,000 steps apart, have not improved on the lowest validation error.
+    The paper divides the learning rate by 10 "when the error plateaus"; here, that is after three
+    consecutive evaluations, 5,000 steps apart, without a new lowest validation error.
     """
     config = default_config()
 

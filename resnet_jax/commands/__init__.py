@@ -1,4 +1,4 @@
-"""The commands of `python -m resnet_jax`, one a file; `door` is what they have in common.
+"""The commands of `python -m resnet_jax`, one per file; they share `_cli`.
 
-A command is a module whose docstring's first line says what it does and whose `main(argv)` does it.
+A command is a module with a `main(argv)`; the first line of its docstring is its help text.
 """

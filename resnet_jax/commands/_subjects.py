@@ -1,7 +1,4 @@
-"""What is evaluated: networks of work directories or weights files, and the images for them.
-
-No command, for its name begins with an underscore.
-"""
+"""Opens networks from work directories or weights files, and the images to evaluate them on."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,26 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import data
-from ..evaluation import Network, training_images
-from ..interop import files, load_model, read_weights
-from ..interop.keras import KERAS_ENDINGS
-from ..interop.native import is_native, read_pixel_mean
-from ..models import ResNet, create_model
-from ..training.trained import TrainedRun, open_run
-from . import door
+from resnet_jax import data
+from resnet_jax.errors import UsageError
+from resnet_jax.evaluation import Network, training_images
+from resnet_jax.interop import files, load_model, read_weights
+from resnet_jax.interop.keras import KERAS_ENDINGS
+from resnet_jax.interop.native import is_native, read_pixel_mean
+from resnet_jax.models import ResNet, create_model, input_channels, usual_image_size
+from resnet_jax.training.restore import TrainedRun, open_run
 
 _EVALUATION_SPLITS = ("validation", "test", "val")
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """A network, alone or of an ensemble.
+    """A network, alone or in an ensemble.
 
     Attributes:
-      name: where it comes from.
+      name: the network's origin.
       network: the network.
-      training_images: returns so many of the images that it was trained on.
+      training_images: returns a number of its training images.
     """
 
     name: str
@@ -44,7 +41,7 @@ class Subject:
     Attributes:
       members: one network, or an ensemble.
       source: the split.
-      transform: what becomes of an image of it.
+      transform: the images' transform.
       on_bad_image: `"error"` or `"skip"`, for images that cannot be decoded.
     """
 
@@ -56,14 +53,14 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """What the command line says of the images; None where it is for the network to say.
+    """The command line's choice of images; None where the network determines it.
 
     Attributes:
-      dataset: name or folder.
-      data_dir: where data sets lie.
-      split: in TFDS's syntax.
+      dataset: a name or folder.
+      data_dir: the folder of data sets.
+      split: a split in TFDS's syntax.
       image_size: height and width of the crops.
-      resize: the shorter side that they are cut from.
+      resize: the shorter side before cropping.
     """
 
     dataset: str | None = None
@@ -73,43 +70,48 @@ class Images:
     resize: int | None = None
 
     def transform(self, otherwise: data.Transform) -> data.Transform:
-        """Returns the crop that is asked for, or what else becomes of an image."""
+        """Returns the requested crop, or `otherwise` if none is requested."""
         if self.image_size is None and self.resize is None:
             return otherwise
         return self.crop(otherwise.channels)
 
     def crop(self, channels: int | None) -> data.Transform:
-        """Returns the centre crop, 224 of 256 by default."""
+        """Returns the centre crop, by default 224 from 256 pixels."""
         image_size = self.image_size or 224
         return data.eval_transform("imagenet", image_size, self.resize, channels=channels)
 
 
 def from_workdirs(workdirs: Sequence[str], checkpoint: str, images: Images) -> Subject:
-    """Opens runs and the images that the first of them was evaluated on.
+    """Opens runs and the images that the first one was evaluated on.
 
     Args:
-      workdirs: of one or more runs.
+      workdirs: work directories of one or more runs.
       checkpoint: `"best"`, `"latest"` or a number of steps.
-      images: what to evaluate on instead.
+      images: images to evaluate on instead.
 
     Raises:
-      UsageError: the runs do not go together.
-      ConfigError, DataError: a run or the data set is not there.
+      UsageError: the runs do not fit together.
+      ConfigError, DataError: a run or the data set is missing.
     """
     runs = [open_run(workdir, checkpoint) for workdir in workdirs]
     transforms = [images.transform(_eval_transform(run)) for run in runs]
     first, transform = runs[0], transforms[0]
     for run, other in zip(runs, transforms, strict=True):
         if images.dataset is None and run.config.dataset != first.config.dataset:
-            raise door.UsageError(
+            raise UsageError(
                 f"{run.workdir} was trained on {run.config.dataset!r}, {first.workdir} on "
-                f"{first.config.dataset!r}; give --dataset, or evaluate them one by one"
+                f"{first.config.dataset!r}; give --dataset, or evaluate them separately"
             )
         if other != transform:
-            raise door.UsageError(
+            raise UsageError(
                 f"{run.workdir} and {first.workdir} take images of different sizes or channels; "
-                "give --image_size and --resize, or evaluate them one by one"
+                "give --image_size and --resize, or evaluate them separately"
             )
+    if images.dataset is None:
+        _refuse_handed_in(first, "eval_source", "give --dataset")
+    if images.image_size is None:
+        for run in runs:
+            _refuse_handed_in(run, "eval_transform", "give --image_size")
     source = data.open_source(
         images.dataset or first.config.dataset,
         images.split or first.config.eval_split,
@@ -130,18 +132,18 @@ def from_weights(
     """Opens weights files and a data set.
 
     Args:
-      paths: files of any ending that `--weights` takes.
-      models: a name for each, or one for all; none where the files say it.
-      preprocesses: a name for each, or one for all, or none to go by the file and the model.
-      images: what to evaluate on; the data set must be named.
-      train_split: what mean images and recomputed statistics are taken over.
+      paths: files of any format that `--weights` accepts.
+      models: one name per file, one for all, or none if the files state it.
+      preprocesses: one name per file, one for all, or none to follow from the file and the model.
+      images: images to evaluate on; the data set must be named.
+      train_split: the split for mean images and recomputed statistics.
 
     Raises:
-      UsageError: no data set, or not as many names as files.
-      DataError, ModelError, WeightsError: one of them is not there, or they do not fit.
+      UsageError: there is no data set, or the numbers of names and files differ.
+      DataError, ModelError, WeightsError: an input is missing, or they do not fit together.
     """
     if images.dataset is None:
-        raise door.UsageError("--weights needs --dataset; name a TFDS data set or a folder")
+        raise UsageError("--weights needs --dataset; name a TFDS data set or a folder")
     source = _open_split(images.dataset, images.split, images.data_dir)
     is_one_size = None not in source.image_shape
     members, transforms = [], []
@@ -157,13 +159,13 @@ def from_weights(
         else:
             model = create_model(model_name, source.num_classes, kernels="auto")
             variables = read_weights(model, path)
-        channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
+        channels = input_channels(variables)
         whole = data.eval_transform("none", channels=channels)
         transform = images.transform(whole if is_one_size else images.crop(channels))
         first_images = partial(_first_images, images, train_split, transform)
         preprocess = preprocess or usual_preprocess(path, model)
         mean = None
-        if preprocess in ("cifar", "per_pixel_mean"):
+        if data.needs_pixel_mean(preprocess):
             mean = read_pixel_mean(path)
             if mean is None:
                 mean = data.pixel_mean(_train_source(images, train_split), transform)
@@ -171,8 +173,8 @@ def from_weights(
         members.append(Member(path, Network(model, variables, normalization), first_images))
         transforms.append(transform)
     if any(transform != transforms[0] for transform in transforms):
-        raise door.UsageError(
-            "the weights are for images of different channels; evaluate them one by one"
+        raise UsageError(
+            "the weights are for images of different channels; evaluate them separately"
         )
     return _checked(Subject(members, source, transforms[0]))
 
@@ -193,6 +195,8 @@ def _eval_transform(run: TrainedRun) -> data.Transform:
 def _images_of(run: TrainedRun, images: Images) -> Callable[[int], np.ndarray]:
     def first_images(count: int) -> np.ndarray:
         config = run.config
+        for part in ("train_source", "train_transform"):
+            _refuse_handed_in(run, part, "recompute statistics in Python")
         source = data.open_source(
             config.dataset,
             config.train_split,
@@ -207,6 +211,12 @@ def _images_of(run: TrainedRun, images: Images) -> Callable[[int], np.ndarray]:
     return first_images
 
 
+def _refuse_handed_in(run: TrainedRun, part: str, remedy: str) -> None:
+    """Raises UsageError if a part was handed in, which a command cannot make."""
+    if part in run.parts:
+        raise UsageError(f"{run.workdir} had {part} {run.parts[part]} handed in; {remedy}")
+
+
 def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.Source:
     if split is not None:
         return data.open_source(dataset, split, data_dir)
@@ -216,27 +226,27 @@ def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.S
         except data.DataError as error:
             if "no split" not in str(error):
                 raise
-    raise door.UsageError(
+    raise UsageError(
         f"{dataset!r} has none of the splits {', '.join(_EVALUATION_SPLITS)}; give --split"
     )
 
 
 def usual_preprocess(weights: str, model: ResNet) -> str:
-    """What weights of a kind usually go with, as docs/pretrained.md lists it."""
+    """Returns the usual preprocess of a file's weights, as in docs/pretrained.md."""
     path = Path(weights).expanduser()
     if path.suffix in KERAS_ENDINGS:
         return "caffe"
     own = path.suffix == ".safetensors" and is_native(files.read_safetensors(path)[1])
-    return "cifar" if own and model.stem == "cifar" else "torchvision"
+    return "cifar" if own and usual_image_size(model) == 32 else "torchvision"
 
 
 def _one_each(option: str, values: Sequence[str], count: int) -> Sequence[str | None]:
     if not values:
         return [None] * count
     if len(values) not in (1, count):
-        raise door.UsageError(
+        raise UsageError(
             f"{option} is given {len(values)} times for {count} weights files; give it once, or "
-            "once for each"
+            "once per file"
         )
     return values if len(values) == count else [values[0]] * count
 
@@ -244,13 +254,13 @@ def _one_each(option: str, values: Sequence[str], count: int) -> Sequence[str | 
 def _checked(subject: Subject) -> Subject:
     classes = {member.network.num_classes for member in subject.members}
     if len(classes) > 1:
-        raise door.UsageError(
-            f"the networks have {' and '.join(map(str, sorted(classes)))} classes, which do not "
-            "average; evaluate them one by one"
+        raise UsageError(
+            f"the networks have {' and '.join(map(str, sorted(classes)))} classes, so their scores "
+            "cannot be averaged; evaluate them separately"
         )
     if subject.source.num_classes > min(classes):
-        raise door.UsageError(
+        raise UsageError(
             f"{subject.source.name!r} has {subject.source.num_classes} classes, the network only "
-            f"{min(classes)}; choose the data set that it was trained on"
+            f"{min(classes)}; choose the data set of its training"
         )
     return subject

@@ -1,4 +1,4 @@
-"""Report versions, devices, precision and memory settings, and what is missing."""
+"""Report versions, devices, precision and memory settings, and missing packages."""
 
 import importlib.metadata
 import os
@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import door
+from resnet_jax.commands import _cli
 
 _PACKAGE = "resnet-jax"
 
 _EXTRAS = {
+    "train": "data, training and most commands",
     "cuda": "NVIDIA GPUs through CUDA 12",
     "cuda13": "NVIDIA GPUs through CUDA 13",
     "torch": "weights in .pth, .th and .pt files",
@@ -19,30 +20,31 @@ _EXTRAS = {
     "hub": "weights from the Hugging Face Hub",
     "parquet": "predictions as Parquet files",
     "test": "running the tests",
+    "docs": "building the documentation",
     "dev": "working on the code",
 }
 
-# JAX's CUDA extras are distributions of their own.
+# JAX's CUDA extras are separate distributions.
 _CUDA_PLUGINS = {"cuda": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin"}
 
 _MEMORY_SETTINGS = {
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "true: a GPU's memory is taken at once",
-    "XLA_PYTHON_CLIENT_MEM_FRACTION": ".75, the part of a GPU's memory that is taken at once",
-    "XLA_PYTHON_CLIENT_ALLOCATOR": "default; platform gives memory back, but is slow",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "true: JAX reserves a GPU's memory at start-up",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": ".75, the fraction of a GPU's memory to reserve",
+    "XLA_PYTHON_CLIENT_ALLOCATOR": "default; platform frees memory, but is slow",
     "XLA_FLAGS": "none",
-    "JAX_COMPILATION_CACHE_DIR": "every process compiles anew; train.py has its own",
+    "JAX_COMPILATION_CACHE_DIR": "each process compiles again; train.py has its own cache",
 }
 
 
 def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax doctor`.
 
-    What needs a remedy is in a line that begins with "!" and says what to do.
+    A line that starts with "!" reports a problem and its remedy.
 
     Args:
-      argv: the arguments after `doctor`; there are none.
+      argv: the arguments after `doctor`: only `--import` and `--help`.
     """
-    parser = door.ArgumentParser(prog="python -m resnet_jax doctor", description=__doc__)
+    parser = _cli.ArgumentParser(prog="python -m resnet_jax doctor", description=__doc__)
     parser.parse_args(argv)
     for title, lines in (
         ("Versions", _versions()),
@@ -63,11 +65,11 @@ def _versions() -> Iterator[str]:
     yield f"{'Python':28} {platform.python_version()} on {platform.platform(terse=True)}"
     yield f"{_PACKAGE:28} {_version(_PACKAGE) or 'not installed'}"
     if _version(_PACKAGE) is None:
-        yield "! the package runs from its folder alone: python -m pip install --editable ."
+        yield "! the package only runs from its folder: python -m pip install --editable ."
     for name, extra in _requirements():
-        if extra is None:
+        if extra in (None, "train"):
             yield f"{name:28} {_version(name) or 'missing'}"
-            if _version(name) is None:
+            if extra is None and _version(name) is None:
                 yield f"! {name} is missing: python -m pip install {_PACKAGE}"
     yield f"{'jaxlib':28} {_version('jaxlib') or 'missing'}"
 
@@ -87,7 +89,7 @@ def _devices() -> Iterator[str]:
         yield f"{device.platform + ' ' + str(device.id):28} {device.device_kind}{memory}"
     if devices[0].platform == "cpu" and Path("/dev/nvidiactl").exists():
         yield (
-            f"! there is an NVIDIA GPU that JAX does not use: python -m pip install "
+            f"! JAX does not use the NVIDIA GPU: python -m pip install "
             f"'{_PACKAGE}[cuda13]' (CUDA 12: [cuda]), and leave JAX_PLATFORMS unset"
         )
 
@@ -104,11 +106,11 @@ def _precision() -> Iterator[str]:
     products = jax.config.values["jax_default_matmul_precision"]
     yield (
         f"{'matrix products':28} {products or 'default'}"
-        "; on GPUs and TPUs the default rounds float32 to fewer bits"
+        "; on GPUs and TPUs, the default rounds float32 to fewer bits"
     )
     if products is None and jax.default_backend() != "cpu":
-        yield "! for float32 in full, as on a CPU: JAX_DEFAULT_MATMUL_PRECISION=highest"
-    yield f"{'bfloat16':28} --config.dtype=bfloat16 in training, dtype='bfloat16' of a model"
+        yield "! for full float32, as on a CPU: JAX_DEFAULT_MATMUL_PRECISION=highest"
+    yield f"{'bfloat16':28} --config.dtype=bfloat16 in training, dtype='bfloat16' for a model"
 
 
 def _memory() -> Iterator[str]:
@@ -147,7 +149,7 @@ def _extras() -> Iterator[str]:
 
 
 def _requirements() -> Iterator[tuple[str, str | None]]:
-    """What the package needs, as (distribution, extra); None for what it always needs."""
+    """Yields the package's dependencies as (distribution, extra); extra is None for the core."""
     try:
         requirements = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:

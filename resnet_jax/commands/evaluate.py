@@ -1,22 +1,23 @@
-"""Evaluate one network or an ensemble, every image once, by the paper's protocols."""
+"""Evaluate one network or an ensemble, each image once, by the paper's protocols."""
 
 import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from . import door
-from ._arguments import count, output_file, picture_file, pixels
+from resnet_jax.commands import _cli
+from resnet_jax.commands._arguments import count, output_file, picture_file, pixels
+from resnet_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..evaluation import ScoredBatch
-    from ._subjects import Subject
+    from resnet_jax.commands._subjects import Subject
+    from resnet_jax.evaluation import ScoredBatch
 
 _BATCH_SIZES = {"center": 128, "ten_crop": 64, "multi_scale": 16}
 
 
 def main(argv: list[str]) -> None:
-    """Runs `python -m resnet_jax evaluate`, of work directories or of weights files.
+    """Runs `python -m resnet_jax evaluate` on work directories or weights files.
 
     The last line on standard output is a JSON object with `num_examples`, `loss`, `top1_error`,
     `top5_error` (fractions), `protocol`, `dataset`, `split` and `networks`.
@@ -25,19 +26,19 @@ def main(argv: list[str]) -> None:
       argv: the arguments after `evaluate`.
 
     Raises:
-      UsageError, ConfigError, DataError, EvaluationError, ModelError, WeightsError: what is asked
-        for is not there, or does not go together.
+      UsageError, ConfigError, DataError, EvaluationError, ModelError, WeightsError: an input is
+        missing, or the arguments do not fit together.
     """
     arguments = _parser().parse_args(argv)
     if bool(arguments.workdir) == bool(arguments.weights):
-        raise door.UsageError("give either --workdir or --weights, and one or more of them")
+        raise UsageError("give either --workdir or --weights, one or more of them")
     if arguments.workdir and (arguments.model or arguments.preprocess):
-        raise door.UsageError("--model and --preprocess belong to --weights; a run knows its own")
+        raise UsageError("--model and --preprocess belong to --weights; omit them for a run")
 
-    # Not at the top: help and wrong usage answer at once.
-    from ..evaluation import ClassErrors, Predictions, evaluate_as, make_protocol
-    from ..parallel import data_mesh
-    from . import _subjects
+    # Not at the top: help and usage errors appear at once.
+    from resnet_jax.commands import _subjects
+    from resnet_jax.evaluation import ClassErrors, Predictions, evaluate_as, make_protocol
+    from resnet_jax.runtime.devices import data_mesh
 
     confusion = arguments.confusion and picture_file(arguments.confusion)
     predictions_file = arguments.predictions and output_file(arguments.predictions)
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> None:
     protocol = make_protocol(
         arguments.protocol, subject.transform, arguments.scales, subject.on_bad_image
     )
-    batch_size = arguments.batch_size or _BATCH_SIZES[protocol.name]
+    batch_size = arguments.batch_size or _BATCH_SIZES.get(protocol.name, 16)
     mesh = data_mesh()
 
     source = subject.source
@@ -96,8 +97,8 @@ def main(argv: list[str]) -> None:
 
 
 def _recompute(subject: "Subject", num_images: int, batch_size: int) -> list[Any]:
-    from ..evaluation import recompute_batch_statistics
-    from ..parallel import data_mesh
+    from resnet_jax.evaluation import recompute_batch_statistics
+    from resnet_jax.runtime.devices import data_mesh
 
     networks = []
     for member in subject.members:
@@ -109,7 +110,7 @@ def _recompute(subject: "Subject", num_images: int, batch_size: int) -> list[Any
 
 
 class _Progress:
-    """Says on a terminal how many images are done; an observer."""
+    """Shows the number of evaluated images on a terminal; an observer."""
 
     def __init__(self, total: int) -> None:
         self._done, self._total = 0, total
@@ -123,10 +124,10 @@ class _Progress:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = door.ArgumentParser(
+    parser = _cli.ArgumentParser(
         prog="python -m resnet_jax evaluate",
         description=__doc__,
-        epilog="Several networks are an ensemble: their softmax scores are averaged.",
+        epilog="Several networks form an ensemble: their softmax scores are averaged.",
     )
     add = parser.add_argument_group("networks").add_argument
     more: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
@@ -138,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which checkpoint of a work directory (latest)",
     )
     add("--weights", metavar="FILE", help=".safetensors, .pth, .th, .pt, .npz or .h5", **more)
-    add("--model", metavar="NAME", help="of all weights, or of each; see list_models()", **more)
+    add("--model", metavar="NAME", help="of all weights, or per file; see list_models()", **more)
     add(
         "--preprocess",
         metavar="NAME",
@@ -150,21 +151,21 @@ def _parser() -> argparse.ArgumentParser:
         "--recompute_batch_norm",
         type=count,
         metavar="N",
-        help="take batch statistics anew, as one batch of N training images has them",
+        help="recompute batch statistics over one batch of N training images",
     )
     add = parser.add_argument_group("images").add_argument
     add("--dataset", metavar="NAME|FOLDER", help="a TFDS data set, or a folder of images")
-    add("--data_dir", metavar="D", help="where TFDS data sets lie")
-    add("--split", metavar="S", help="in TFDS's syntax; a run's own, or validation, test or val")
+    add("--data_dir", metavar="D", help="folder of TFDS data sets")
+    add("--split", metavar="S", help="in TFDS's syntax (a run's own, or validation, test or val)")
     add(
         "--train_split",
         default="train",
         metavar="S",
-        help="for --weights: what a mean image and batch statistics are taken over (train)",
+        help="for --weights: the split for a mean image and batch statistics (train)",
     )
     add("--protocol", default="center", metavar="center|ten_crop|multi_scale")
     add("--image_size", type=pixels, metavar="PIXELS", help="height and width of crops (224)")
-    add("--resize", type=pixels, metavar="PIXELS", help="shorter side to cut them from (256)")
+    add("--resize", type=pixels, metavar="PIXELS", help="shorter side before cropping (256)")
     add(
         "--scales",
         type=pixels,
@@ -174,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--batch_size", type=count, metavar="N", help="images at a time (128, 64 or 16)")
     add = parser.add_argument_group("results").add_argument
-    add("--per_class", action="store_true", help="a table of errors, class by class")
-    add("--confusion", metavar="FILE.png", help="a picture of which class is taken for which")
-    add("--predictions", metavar="FILE.parquet", help="the scores of every image")
+    add("--per_class", action="store_true", help="a table of errors per class")
+    add("--confusion", metavar="FILE.png", help="a plot of the confusion matrix")
+    add("--predictions", metavar="FILE.parquet", help="the scores of each image")
     return parser

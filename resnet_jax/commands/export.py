@@ -1,33 +1,33 @@
-"""Write a run's network as one file that runs with JAX alone."""
+"""Write a run's network to one file that needs only JAX to run."""
 
 import json
 from typing import TYPE_CHECKING, cast
 
-from . import door
-from ._arguments import output_file, pixels
+from resnet_jax.commands import _cli
+from resnet_jax.commands._arguments import output_file, pixels
 
 if TYPE_CHECKING:
-    from ..models import ResNet
-    from ..training.trained import TrainedRun
+    from resnet_jax.models import ResNet
+    from resnet_jax.training.restore import TrainedRun
 
 
 def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax export --workdir DIR --output FILE`.
 
-    The file is what `resnet_jax.export` writes: a program of `jax.export` with the weights inside,
-    for batches of any size. The last line on standard output is a JSON object that says what goes
-    in: `input` (the shape) and the normalisation, `(pixels / 255 - mean) / deviation`, with a
-    `mean` and a `deviation` for each channel, in the order of `channels`. Where a mean image of
-    the input's size was subtracted, it is written beside the file and `mean` is its path.
+    The file is that of `resnet_jax.export`: a `jax.export` program with the weights inside, for
+    any batch size. The last line on standard output is a JSON object that describes the input:
+    `input` (the shape) and the normalisation, `(pixels / 255 - mean) / deviation`, with a `mean`
+    and a `deviation` per channel, in the order of `channels`. If the mean is an image of the
+    input's size, it is written beside the file and `mean` is its path.
 
     Args:
       argv: the arguments after `export`.
 
     Raises:
       ConfigError, DataError, UsageError, WeightsError: the run, its checkpoint or the data set is
-        not there, or the file cannot be written.
+        missing, or the file cannot be written.
     """
-    parser = door.ArgumentParser(prog="python -m resnet_jax export", description=__doc__)
+    parser = _cli.ArgumentParser(prog="python -m resnet_jax export", description=__doc__)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="a work directory")
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
     parser.add_argument(
@@ -39,16 +39,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--image_size", type=pixels, metavar="PIXELS", help="height and width (the run's)"
     )
-    parser.add_argument("--data_dir", metavar="D", help="where TFDS data sets lie now")
+    parser.add_argument("--data_dir", metavar="D", help="folder of TFDS data sets (the run's)")
     arguments = parser.parse_args(argv)
     output = output_file(arguments.output)
 
-    # Not at the top: help and wrong usage answer at once.
+    # Not at the top: help and usage errors appear at once.
     import numpy as np
 
-    from ..evaluation.network import fitted
-    from ..interop import export
-    from ..training.trained import open_run
+    from resnet_jax.evaluation.network import fitted
+    from resnet_jax.interop import export
+    from resnet_jax.training.restore import open_run
 
     run = open_run(arguments.workdir, arguments.checkpoint)
     model = cast("ResNet", run.network.model)
@@ -78,16 +78,16 @@ def main(argv: list[str]) -> None:
 def image_size(run: "TrainedRun", data_dir: str | None = None) -> tuple[int, int]:
     """Returns the height and width of the images that a run's network was evaluated on.
 
-    The data set is opened only where neither the configuration nor a mean image tells.
+    The data set is opened only if neither the configuration nor a mean image gives the size.
 
     Args:
       run: the run.
-      data_dir: where data sets lie, if not where the run found them.
+      data_dir: the folder of data sets, if not the run's.
 
     Raises:
-      DataError: the data set is not there.
+      DataError: the data set is missing.
     """
-    from .. import data
+    from resnet_jax import data
 
     config, mean = run.config, run.network.normalization.mean
     if config.augmentation == "imagenet" and config.image_size:

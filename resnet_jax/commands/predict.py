@@ -1,4 +1,4 @@
-"""Say what is in images: the five likeliest classes of each."""
+"""Predict the five most likely classes of each image."""
 
 import argparse
 import dataclasses
@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import door
-from ._arguments import count, pixels
+from resnet_jax.commands import _cli
+from resnet_jax.commands._arguments import count, pixels
+from resnet_jax.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data import Transform
-    from ..evaluation import Network
-    from ..training.trained import TrainedRun
+    from resnet_jax.data import Transform
+    from resnet_jax.evaluation import Network
+    from resnet_jax.training.restore import TrainedRun
 
 _NUM_CLASSES_SHOWN = 5
 _BATCH_SIZE = 32
@@ -25,7 +26,7 @@ _BAR_LENGTH = 30
 
 @dataclasses.dataclass(frozen=True)
 class _Subject:
-    """A network, what becomes of an image before it, and the names of its classes."""
+    """A network, the transform of its images, and the names of its classes."""
 
     network: "Network"
     transform: "Transform"
@@ -36,26 +37,26 @@ class _Subject:
 def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax predict`, with the network of a run or of a weights file.
 
-    With `--json` it prints a JSON object a line and image: `image`, the path, and `predictions`, a
-    list of `label`, `name` and `score` (the softmax), the likeliest first.
+    With `--json` it prints one JSON object per line and image: `image`, the path, and
+    `predictions`, a list of `label`, `name` and `score` (the softmax), the most likely first.
 
     Args:
       argv: the arguments after `predict`.
 
     Raises:
       UsageError, ConfigError, DataError, ModelError, WeightsError: an image, the run or the weights
-        are not there or cannot be read, or they do not go together.
+        are missing or cannot be read, or they do not fit together.
     """
     arguments = _parser().parse_args(argv)
     if bool(arguments.workdir) == bool(arguments.weights):
-        raise door.UsageError("give either --workdir or --weights")
+        raise UsageError("give either --workdir or --weights")
     of_weights = (arguments.model, arguments.preprocess, arguments.num_classes)
     if arguments.workdir and any(of_weights):
-        raise door.UsageError(
-            "--model, --num_classes and --preprocess belong to --weights; a run knows its own"
+        raise UsageError(
+            "--model, --num_classes and --preprocess belong to --weights; omit them for a run"
         )
 
-    # Not at the top: help and wrong usage answer at once.
+    # Not at the top: help and usage errors appear at once.
     import numpy as np
 
     subject = _from_workdir(arguments) if arguments.workdir else _from_weights(arguments)
@@ -74,9 +75,9 @@ def main(argv: list[str]) -> None:
 
 
 def _from_workdir(arguments: argparse.Namespace) -> _Subject:
-    from .. import data
-    from ..data.class_names import readable_class_names
-    from ..training.trained import open_run
+    from resnet_jax import data
+    from resnet_jax.data.sources.class_names import readable_class_names
+    from resnet_jax.training.restore import open_run
 
     run = open_run(arguments.workdir, arguments.checkpoint)
     config = run.config
@@ -87,7 +88,7 @@ def _from_workdir(arguments: argparse.Namespace) -> _Subject:
         transform = data.eval_transform("imagenet", arguments.image_size, channels=run.channels)
         shape = transform.output_shape(image_shape)
     elif not isinstance(transform, data.ResizeCenterCrop) and shape[0] == shape[1]:
-        # Leaves an image of the right size as it is, and cuts others to it.
+        # Leaves an image of this size unchanged, and crops others to it.
         transform = data.eval_transform("imagenet", shape[0], shape[0], channels=run.channels)
     names = list(readable_class_names(class_names))
     names += [f"class {label}" for label in range(len(names), run.network.num_classes)]
@@ -97,9 +98,9 @@ def _from_workdir(arguments: argparse.Namespace) -> _Subject:
 def _classes_and_shape(
     run: "TrainedRun", data_dir: str | None
 ) -> tuple[Sequence[str], tuple[int | None, int | None, int]]:
-    """The classes' names and the images' shape, from the run or, of an old one, its data set."""
-    from .. import data
-    from ..training.dataset import read_dataset
+    """Returns the class names and the images' shape, from the run or its data set (old runs)."""
+    from resnet_jax import data
+    from resnet_jax.training.workdir import read_dataset
 
     if known := read_dataset(run.workdir).get("eval"):
         return known["classes"], tuple(known["image_shape"])
@@ -109,36 +110,36 @@ def _classes_and_shape(
 
 
 def _from_weights(arguments: argparse.Namespace) -> _Subject:
-    from .. import data
-    from ..data.class_names import imagenet_class_names
-    from ..evaluation import Network
-    from ..interop import load_model, read_weights
-    from ..interop.native import read_pixel_mean
-    from ..models import create_model
-    from ._subjects import usual_preprocess
-    from .summary import usual_num_classes
+    from resnet_jax import data
+    from resnet_jax.commands._subjects import usual_preprocess
+    from resnet_jax.commands.summary import usual_num_classes
+    from resnet_jax.data.sources.class_names import imagenet_class_names
+    from resnet_jax.evaluation import Network
+    from resnet_jax.interop import load_model, read_weights
+    from resnet_jax.interop.native import read_pixel_mean
+    from resnet_jax.models import create_model, input_channels, usual_image_size
 
     path = arguments.weights
     if arguments.model is None:
         if arguments.num_classes:
-            raise door.UsageError("--num_classes takes --model; without it the file says both")
+            raise UsageError("--num_classes needs --model; omit it, or give both")
         model, variables = load_model(path)
         model = model.clone(kernels="auto")
     else:
         num_classes = arguments.num_classes or usual_num_classes(arguments.model)
         model = create_model(arguments.model, num_classes, kernels="auto")
         variables = read_weights(model, path)
-    channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
+    channels = input_channels(variables)
     preprocess = arguments.preprocess or usual_preprocess(path, model)
-    mean = read_pixel_mean(path) if preprocess in ("cifar", "per_pixel_mean") else None
-    if mean is None and preprocess in ("cifar", "per_pixel_mean"):
-        raise door.UsageError(
+    mean = read_pixel_mean(path) if data.needs_pixel_mean(preprocess) else None
+    if mean is None and data.needs_pixel_mean(preprocess):
+        raise UsageError(
             f"--preprocess {preprocess} subtracts the mean training image, which {path} does not "
-            "carry; predict with --workdir, or choose torchvision, caffe or none"
+            "contain; use --workdir, or choose torchvision, caffe or none"
         )
     normalization = data.make_normalization(preprocess, channels, mean)
     size, resize = arguments.image_size, None
-    if size is None and model.stem == "cifar":
+    if size is None and usual_image_size(model) == 32:
         size = resize = 32 if mean is None else mean.shape[0]
     transform = data.eval_transform("imagenet", size or 224, resize, channels=channels)
     shape = transform.output_shape((None, None, channels))
@@ -152,19 +153,19 @@ def _read(path: str, subject: _Subject) -> "np.ndarray":
     try:
         content = Path(path).expanduser().read_bytes()
     except OSError as error:
-        raise door.UsageError(f"cannot read {path}: {error.strerror}; give image files") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}; give image files") from error
     try:
         pixels = subject.transform(content)
     except OSError as error:
-        raise door.UsageError(f"cannot use {path}: {error}; give image files") from error
+        raise UsageError(f"cannot use {path}: {error}; give image files") from error
     if pixels.shape != subject.image_shape:
         height, width, _ = subject.image_shape
-        raise door.UsageError(f"{path} is not of the size {height}x{width}; give --image_size")
+        raise UsageError(f"{path} does not have the size {height}x{width}; give --image_size")
     return pixels
 
 
 def _scores(network: "Network", images: "np.ndarray") -> "np.ndarray":
-    """The softmax of each image, computed in batches of one shape."""
+    """Returns the softmax of each image, computed in batches of one shape."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -194,9 +195,9 @@ def _bar(score: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = door.ArgumentParser(prog="python -m resnet_jax predict", description=__doc__)
+    parser = _cli.ArgumentParser(prog="python -m resnet_jax predict", description=__doc__)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
-    parser.add_argument("--json", action="store_true", help="a JSON object an image, for machines")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per image")
     add = parser.add_argument_group("network").add_argument
     add("--workdir", metavar="DIR", help="a work directory of train.py")
     add(
@@ -208,10 +209,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data_dir",
         metavar="D",
-        help="where the data set of an old run lies now; it names the classes",
+        help="folder of the data set of an old run, which names the classes",
     )
     add("--weights", metavar="FILE", help=".safetensors, .pth, .th, .pt, .npz or .h5")
-    add("--model", metavar="NAME", help="of the weights, where the file does not say it")
+    add("--model", metavar="NAME", help="of the weights, if the file does not state it")
     add(
         "--num_classes",
         type=count,
@@ -228,6 +229,6 @@ def _parser() -> argparse.ArgumentParser:
         "--image_size",
         type=pixels,
         metavar="PIXELS",
-        help="height and width of the crop, out of a shorter side of 8/7 of it (the network's)",
+        help="height and width of the crop, from a shorter side of 8/7 of it (the network's)",
     )
     return parser

@@ -1,10 +1,10 @@
-"""Write a data set as TFDS reads it, from its official archives or a folder of images."""
+"""Write a data set for TFDS from its official archives or a folder of images."""
 
 import sys
 import time
 from typing import TextIO
 
-from . import door
+from resnet_jax.commands import _cli
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -16,24 +16,24 @@ def main(argv: list[str]) -> None:
       argv: the arguments after `prepare`.
 
     Raises:
-      DataError: an archive is missing or damaged, or the data set is there already.
+      DataError: an archive is missing or damaged, or the data set already exists.
     """
-    parser = door.ArgumentParser(
+    parser = _cli.ArgumentParser(
         prog="python -m resnet_jax prepare",
         description=__doc__,
-        epilog="Interrupted, the same command goes on where it stood.",
+        epilog="After an interruption, the same command resumes.",
     )
     parser.add_argument(
         "dataset",
         metavar="NAME|FOLDER",
         help="cifar10, cifar100, fashion_mnist, imagenet2012, or a folder with train/CLASS/*.jpg",
     )
-    parser.add_argument("--data_dir", required=True, metavar="D", help="where data sets are kept")
+    parser.add_argument("--data_dir", required=True, metavar="D", help="folder of data sets")
     parser.add_argument(
         "--source",
         metavar="PATH",
-        help="the archive, or the folder that holds the archives or the images; what is not given "
-        "is downloaded, except ImageNet",
+        help="the archive, or the folder of the archives or images; by default all but ImageNet is "
+        "downloaded",
     )
     parser.add_argument(
         "--unverified",
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         help="accept archives and numbers of images other than the published ones",
     )
     arguments = parser.parse_args(argv)
-    from ..data.prepare import prepare  # Not at the top: help should answer at once.
+    from resnet_jax.data.prepare import prepare  # Not at the top: help appears at once.
 
     progress = _Progress(sys.stderr)
     try:
@@ -67,7 +67,7 @@ class _Progress:
         self._line = ""
 
     def report(self, what: str, done: int, total: int) -> None:
-        """Shows how much is done, now and then."""
+        """Shows the progress from time to time."""
         now = time.monotonic()
         pause = 0.1 if self._live else _SECONDS_BETWEEN_LINES
         if now - self._shown < pause and not (done == total and self._live):
@@ -80,6 +80,6 @@ class _Progress:
         print(f"{start}{self._line}", end=end, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Ends the line that is redrawn."""
+        """Ends the redrawn line."""
         if self._live and self._line:
             print(file=self._stream)

@@ -1,30 +1,31 @@
-"""Measure and draw the responses of every 3x3 layer of one or more runs (the paper's Figure 7)."""
+"""Measure and draw the responses of each 3x3 layer of one or more runs (the paper's Figure 7)."""
 
 import argparse
 
-from . import door
-from ._arguments import count, picture_file, run_names
+from resnet_jax.commands import _cli
+from resnet_jax.commands._arguments import count, picture_file
 
 
 def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax responses --workdir DIR... [--output FILE.png]`.
 
-    Prints a table for each run and, at the end, the picture's path.
+    Prints a table per run and, at the end, the picture's path.
 
     Args:
       argv: the arguments after `responses`.
 
     Raises:
-      UsageError, ConfigError, DataError, EvaluationError: a run or its images are not there, or
-        the picture cannot be written as asked.
+      UsageError, ConfigError, DataError, EvaluationError: a run or its images are missing, or the
+        picture cannot be written.
     """
     arguments = _parser().parse_args(argv)
 
-    # Not at the top: help and wrong usage answer at once.
-    from .. import data
-    from ..evaluation import format_responses, layer_responses, plot_responses
-    from ..parallel import data_mesh
-    from . import _subjects
+    # Not at the top: help and usage errors appear at once.
+    from resnet_jax import data
+    from resnet_jax.commands import _subjects
+    from resnet_jax.evaluation import format_responses, layer_responses, plot_responses
+    from resnet_jax.runtime.devices import data_mesh
+    from resnet_jax.training.curves import run_names
 
     output = arguments.output and picture_file(arguments.output)
     images = _subjects.Images(data_dir=arguments.data_dir, split=arguments.split)
@@ -47,11 +48,11 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = door.ArgumentParser(
+    parser = _cli.ArgumentParser(
         prog="python -m resnet_jax responses",
         description=__doc__,
-        epilog="A response is a layer's output after batch normalisation and before the "
-        "activation or the addition; its standard deviation is over all images of the split.",
+        epilog="A response is a layer's output after batch normalisation, before the activation or "
+        "addition; its standard deviation is over all images of the split.",
     )
     parser.add_argument(
         "--workdir",
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which checkpoint of each run (latest)",
     )
     parser.add_argument("--split", metavar="S", help="in TFDS's syntax (each run's own)")
-    parser.add_argument("--data_dir", metavar="D", help="where TFDS data sets lie")
+    parser.add_argument("--data_dir", metavar="D", help="folder of TFDS data sets")
     parser.add_argument(
         "--batch_size", type=count, default=128, metavar="N", help="images at a time (128)"
     )

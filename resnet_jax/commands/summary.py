@@ -1,7 +1,7 @@
 """Print a network's stages with their outputs, parameters and multiply-adds."""
 
-from . import door
-from ._arguments import pixels
+from resnet_jax.commands import _cli
+from resnet_jax.commands._arguments import pixels
 
 
 def main(argv: list[str]) -> None:
@@ -13,10 +13,10 @@ def main(argv: list[str]) -> None:
     Raises:
       ModelError: there is no such network.
     """
-    parser = door.ArgumentParser(
+    parser = _cli.ArgumentParser(
         prog="python -m resnet_jax summary",
         description=__doc__,
-        epilog="Networks have the paper's classifier, of 1000 classes or, for CIFAR, of 10.",
+        epilog="Networks have the paper's classifier: 1000 classes, or 10 for CIFAR networks.",
     )
     parser.add_argument("name", metavar="NAME", help="one of resnet_jax.list_models()")
     parser.add_argument(
@@ -27,15 +27,15 @@ def main(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
 
-    # Not at the top: help and wrong usage answer at once.
-    from ..models import create_model, format_summary, summarize
+    # Not at the top: help and usage errors appear at once.
+    from resnet_jax.models import create_model, format_summary, summarize, usual_image_size
 
     model = create_model(arguments.name, usual_num_classes(arguments.name))
-    size = arguments.image_size or (32 if model.stem == "cifar" else 224)
+    size = arguments.image_size or usual_image_size(model)
     print(f"{arguments.name}: {model.num_classes} classes, {size} x {size} x 3 images\n")
     print(format_summary(summarize(model, size)))
 
 
 def usual_num_classes(name: str) -> int:
-    """Returns the paper's number of classes for a network: 10 for the CIFAR nets, else 1000."""
+    """Returns the paper's number of classes: 10 for CIFAR networks, otherwise 1000."""
     return 10 if name.endswith("_cifar") else 1000

@@ -1,42 +1,90 @@
 """Images and labels: sources, transforms and the loader.
 
-A source (`open_source`) holds images and labels, a transform makes an image ready, and the loader
-cuts batches: `train_batches` with `train_iterator`, `eval_batches`.
+A source (`open_source`) holds images and labels, a transform augments or crops an image, and the
+loader makes batches: `train_batches` with `train_iterator`, `eval_batches`.
 """
 
-from .base import ArraySource as ArraySource
-from .base import BadImageError as BadImageError
-from .base import Example as Example
-from .base import Source as Source
-from .color import pca_color as pca_color
-from .color import pca_shift as pca_shift
-from .crops import RandomResizedCrop as RandomResizedCrop
-from .crops import RandomScaleCrop as RandomScaleCrop
-from .crops import ResizeCenterCrop as ResizeCenterCrop
-from .errors import DataError as DataError
-from .fingerprints import fingerprint as fingerprint
-from .folders import FolderSource as FolderSource
-from .iterator import TrainIterator as TrainIterator
-from .iterator import train_iterator as train_iterator
-from .loader import ON_BAD_IMAGE as ON_BAD_IMAGE
-from .loader import Batch as Batch
-from .loader import EvalBatch as EvalBatch
-from .loader import EvalBatches as EvalBatches
-from .loader import eval_batches as eval_batches
-from .loader import pixel_mean as pixel_mean
-from .loader import train_batches as train_batches
-from .normalization import PREPROCESSES as PREPROCESSES
-from .normalization import Normalization as Normalization
-from .normalization import make_normalization as make_normalization
-from .resident import can_be_resident as can_be_resident
-from .resident import cut as cut
-from .resident import resident_arrays as resident_arrays
-from .sources import BUNDLED as BUNDLED
-from .sources import RecordSource as RecordSource
-from .sources import open_source as open_source
-from .transform import Transform as Transform
-from .transforms import AUGMENTATIONS as AUGMENTATIONS
-from .transforms import AsIs as AsIs
-from .transforms import PadCropMirror as PadCropMirror
-from .transforms import eval_transform as eval_transform
-from .transforms import train_transform as train_transform
+from resnet_jax.data.loading.batches import (
+    ON_BAD_IMAGE,
+    Batch,
+    EvalBatch,
+    EvalBatches,
+    eval_batches,
+    pixel_mean,
+    train_batches,
+)
+from resnet_jax.data.loading.iterator import TrainIterator, train_iterator
+from resnet_jax.data.loading.resident import can_be_resident, cut, resident_arrays
+from resnet_jax.data.sources.base import ArraySource, BadImageError, Example, Source
+from resnet_jax.data.sources.fingerprints import fingerprint
+from resnet_jax.data.sources.folders import FolderSource
+from resnet_jax.data.sources.records import (
+    BUNDLED,
+    DATASETS,
+    RecordSource,
+    open_source,
+    register_dataset,
+)
+from resnet_jax.data.transforms.base import Transform
+from resnet_jax.data.transforms.color import pca_color, pca_shift
+from resnet_jax.data.transforms.crops import RandomResizedCrop, RandomScaleCrop, ResizeCenterCrop
+from resnet_jax.data.transforms.named import (
+    AUGMENTATIONS,
+    AsIs,
+    PadCropMirror,
+    eval_transform,
+    register_augmentation,
+    train_transform,
+)
+from resnet_jax.data.transforms.normalization import (
+    PREPROCESSES,
+    Normalization,
+    make_normalization,
+    needs_pixel_mean,
+    register_preprocess,
+)
+from resnet_jax.errors import DataError
+
+__all__ = [
+    "AUGMENTATIONS",
+    "ArraySource",
+    "AsIs",
+    "BUNDLED",
+    "BadImageError",
+    "Batch",
+    "DataError",
+    "EvalBatch",
+    "EvalBatches",
+    "Example",
+    "FolderSource",
+    "Normalization",
+    "ON_BAD_IMAGE",
+    "DATASETS",
+    "PREPROCESSES",
+    "needs_pixel_mean",
+    "register_augmentation",
+    "register_dataset",
+    "register_preprocess",
+    "PadCropMirror",
+    "RandomResizedCrop",
+    "RandomScaleCrop",
+    "RecordSource",
+    "ResizeCenterCrop",
+    "Source",
+    "TrainIterator",
+    "Transform",
+    "can_be_resident",
+    "cut",
+    "eval_batches",
+    "eval_transform",
+    "fingerprint",
+    "make_normalization",
+    "open_source",
+    "pca_color",
+    "pca_shift",
+    "pixel_mean",
+    "resident_arrays",
+    "train_batches",
+    "train_iterator",
+    "train_transform",
+]

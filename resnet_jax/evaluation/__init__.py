@@ -1,19 +1,34 @@
 """Exact metrics, the paper's test protocols, recomputed batch statistics, layer responses.
 
-A `Network` (model, variables, normalisation) or several are evaluated by `evaluate_as` with one of
-the protocols that `make_protocol` returns.
+`evaluate_as` evaluates one `Network` (model, variables, normalisation) or an ensemble by a protocol
+of `make_protocol`.
 """
 
-from .batch_statistics import recompute_batch_statistics, training_images
-from .classes import ClassErrors
-from .errors import EvaluationError
-from .evaluate import evaluate, evaluate_as, make_eval_step
-from .metrics import ErrorSums, cross_entropy, error_sums
-from .network import Network
-from .predictions import Predictions
-from .protocols import PROTOCOLS, Center, MultiScale, Protocol, TenCrop, make_protocol
-from .responses import format_responses, layer_responses, plot_responses
-from .scoring import ScoredBatch
+from resnet_jax.errors import EvaluationError
+from resnet_jax.evaluation.analyses.batch_statistics import (
+    recompute_batch_statistics,
+    training_images,
+)
+from resnet_jax.evaluation.analyses.responses import (
+    format_responses,
+    layer_responses,
+    plot_responses,
+)
+from resnet_jax.evaluation.evaluate import evaluate, evaluate_as, make_eval_step
+from resnet_jax.evaluation.metrics import ErrorSums, cross_entropy, error_sums
+from resnet_jax.evaluation.network import Network
+from resnet_jax.evaluation.observers.classes import ClassErrors
+from resnet_jax.evaluation.observers.predictions import Predictions
+from resnet_jax.evaluation.protocols.named import (
+    PROTOCOLS,
+    Center,
+    MultiScale,
+    Protocol,
+    TenCrop,
+    make_protocol,
+    register_protocol,
+)
+from resnet_jax.evaluation.scoring import ScoredBatch
 
 __all__ = [
     "PROTOCOLS",
@@ -37,5 +52,6 @@ __all__ = [
     "make_protocol",
     "plot_responses",
     "recompute_batch_statistics",
+    "register_protocol",
     "training_images",
 ]

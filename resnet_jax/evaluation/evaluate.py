@@ -1,19 +1,20 @@
 """Exact evaluation: each image of a split counts once, for any batch size and device count."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from ..data import EvalBatch, Normalization, Source
-from ..parallel import compiler_options, replicated, shard_batch
-from .errors import EvaluationError
-from .metrics import ErrorSums, error_sums
-from .network import Network
-from .protocols import Protocol
-from .scoring import ScoredBatch, score_batches
+from resnet_jax.data import EvalBatch, Normalization, Source
+from resnet_jax.errors import EvaluationError
+from resnet_jax.evaluation.metrics import ErrorSums, error_sums
+from resnet_jax.evaluation.network import Network
+from resnet_jax.evaluation.protocols.named import Protocol
+from resnet_jax.evaluation.scoring import ScoredBatch, score_batches
+from resnet_jax.runtime.devices import compiler_options, replicated, shard_batch
 
 EvalStep = Callable[[Any, Normalization, dict[str, jax.Array]], ErrorSums]
 
@@ -23,7 +24,7 @@ def make_eval_step(model: nn.Module, mesh: Mesh) -> EvalStep:
 
     Args:
       model: the network; it normalises with its running statistics.
-      mesh: the devices; the batch comes split over them, the sums come out on each.
+      mesh: the devices; the batch is split over them, the sums are replicated.
     """
 
     def eval_step(
@@ -46,25 +47,17 @@ def evaluate(
     """Returns `num_examples`, `loss`, `top1_error` and `top5_error` over all batches.
 
     Args:
-      eval_step: from `make_eval_step`.
+      eval_step: the result of `make_eval_step`.
       variables: `{"params", "batch_stats"}`, replicated.
-      normalization: of the images.
-      batches: this host's batches of one shape, with a `mask` that is false for padding. Errors and
-        images are counted in integers; the loss is added up in float64.
+      normalization: the images' normalisation.
+      batches: this host's batches of one shape, with a `mask` that is False for padding. Errors and
+        images are counted in integers; the loss is summed in float64.
       mesh: the devices.
 
     Raises:
-      EvaluationError: there is no image at all.
+      EvaluationError: there are no images.
     """
-    totals = _Totals()
-    pending: list[ErrorSums] = []
-    for batch in batches:
-        pending.append(eval_step(variables, normalization, shard_batch(batch, mesh)))
-        if len(pending) > 2:  # The devices stay busy, and batches do not pile up in their memory.
-            totals.add(pending.pop(0))
-    for sums in pending:
-        totals.add(sums)
-    return totals.means()
+    return totalled(eval_step(variables, normalization, shard_batch(b, mesh)) for b in batches)
 
 
 def evaluate_as(
@@ -79,50 +72,66 @@ def evaluate_as(
     """Evaluates a network, or an ensemble, by one of the paper's protocols.
 
     Args:
-      protocol: which views of an image are scored.
+      protocol: selects the views of an image to score.
       networks: one, or several whose softmax scores are averaged.
       source: the split.
       mesh: the devices, all of this process.
-      batch_size: images a batch; rounded up to a multiple of the device count.
+      batch_size: images per batch; rounded up to a multiple of the device count.
       observers: called with each batch's scores, such as `ClassErrors` and `Predictions`.
 
     Returns:
       `num_examples`, `loss` (nats, of the averaged scores), `top1_error`, `top5_error` (fractions).
 
     Raises:
-      EvaluationError: no network, or no image.
-      DataError: an image that cannot be decoded, or images that do not fit the transform.
+      EvaluationError: there are no networks or no images.
+      DataError: an image cannot be decoded, or images do not fit the transform.
     """
     if not networks:
-        raise EvaluationError("there is no network to evaluate; give one or more")
+        raise EvaluationError("there is no network to evaluate; give at least one")
     batches = protocol.batches(source, -(-batch_size // mesh.size) * mesh.size)
-    totals = _Totals()
-    for batch in score_batches(networks, batches, protocol.mirrored, mesh):
-        totals.add(batch.sums)
-        for observe in observers:
-            observe(batch)
-    return totals.means()
+
+    def scored() -> Iterator[ErrorSums]:
+        for batch in score_batches(networks, batches, protocol.mirrored, mesh):
+            for observe in observers:
+                observe(batch)
+            yield batch.sums
+
+    return totalled(scored())
 
 
-class _Totals:
-    """Sums over batches, on the host: counts in integers, the loss in float64."""
+def totalled(batches: Iterable[ErrorSums]) -> dict[str, float]:
+    """Returns the mean loss and the errors over all batches.
 
-    def __init__(self) -> None:
-        self._count = self._top1_wrong = self._top5_wrong = 0
-        self._loss = 0.0
+    Counts are summed in integers, the loss in float64. Sums are read two batches late, which keeps
+    the devices busy without piling up batches in their memory.
 
-    def add(self, sums: ErrorSums) -> None:
-        self._count += int(sums.count)
-        self._loss += float(sums.loss)
-        self._top1_wrong += int(sums.top1_wrong)
-        self._top5_wrong += int(sums.top5_wrong)
+    Args:
+      batches: sums per batch, on the devices.
 
-    def means(self) -> dict[str, float]:
-        if not self._count:
-            raise EvaluationError("no image of the split can be decoded; mend the data set")
-        return {
-            "num_examples": self._count,
-            "loss": self._loss / self._count,
-            "top1_error": self._top1_wrong / self._count,
-            "top5_error": self._top5_wrong / self._count,
-        }
+    Raises:
+      EvaluationError: there are no images.
+    """
+    count = top1_wrong = top5_wrong = 0
+    loss = 0.0
+    for sums in _two_late(batches):
+        count += int(sums.count)
+        loss += float(sums.loss)
+        top1_wrong += int(sums.top1_wrong)
+        top5_wrong += int(sums.top5_wrong)
+    if not count:
+        raise EvaluationError("no image of the split can be decoded; repair the data set")
+    return {
+        "num_examples": count,
+        "loss": loss / count,
+        "top1_error": top1_wrong / count,
+        "top5_error": top5_wrong / count,
+    }
+
+
+def _two_late(batches: Iterable[ErrorSums]) -> Iterator[ErrorSums]:
+    pending: deque[ErrorSums] = deque()
+    for sums in batches:
+        pending.append(sums)
+        if len(pending) > 2:
+            yield pending.popleft()
+    yield from pending

@@ -1,4 +1,4 @@
-"""Loss and errors as sums over images, so that any split into batches gives the same result."""
+"""Loss and errors as sums over images, so that the result does not depend on the batches."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ class ErrorSums(struct.PyTreeNode):
     Attributes:
       count: number of images.
       loss: sum of the cross-entropies, in nats.
-      top1_wrong: images whose label has not the highest score.
+      top1_wrong: images whose label does not have the highest score.
       top5_wrong: images whose label is not among the five highest scores.
     """
 
@@ -25,7 +25,7 @@ class ErrorSums(struct.PyTreeNode):
     @classmethod
     def zero(cls) -> "ErrorSums":
         """Returns the sums over no images."""
-        # Arrays of their own each, for a step may take their memory over one by one.
+        # Separate arrays, because a step donates each one's memory.
         count, top1_wrong, top5_wrong = (jnp.zeros((), jnp.int32) for _ in range(3))
         return cls(count=count, loss=jnp.zeros(()), top1_wrong=top1_wrong, top5_wrong=top5_wrong)
 
@@ -38,7 +38,7 @@ class ErrorSums(struct.PyTreeNode):
         )
 
     def means(self) -> dict[str, float]:
-        """Returns `loss`, `top1_error` and `top5_error` (fractions) ; waits for the device."""
+        """Returns `loss` (nats), `top1_error`, `top5_error` (fractions); waits for the device."""
         count = int(self.count)
         return {
             "loss": float(self.loss) / count,
@@ -48,21 +48,34 @@ class ErrorSums(struct.PyTreeNode):
 
 
 def cross_entropy(
-    logits: Float[Array, "n classes"], labels: Int[Array, " n"], smoothing: float = 0.0
+    logits: Float[Array, "n classes"],
+    targets: Int[Array, " n"] | Float[Array, "n classes"],
+    smoothing: float = 0.0,
 ) -> Float[Array, " n"]:
-    """Returns the cross-entropy of the softmax with the labels, an image each, in nats.
+    """Returns the softmax cross-entropy with the targets, per image, in nats.
 
     Args:
-      logits: scores.
-      labels: the right classes.
-      smoothing: the part of each label's weight that is spread evenly over all classes
+      logits: the scores.
+      targets: the correct classes, or a distribution over classes for each image.
+      smoothing: the fraction of each target's weight that is spread evenly over all classes
         (`torch.nn.CrossEntropyLoss(label_smoothing=...)`).
     """
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if targets.ndim == 1:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    else:
+        losses = optax.softmax_cross_entropy(logits, targets)
     if not smoothing:
         return losses
     evenly = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     return (1 - smoothing) * losses + smoothing * evenly
+
+
+def smoothed(
+    targets: Int[Array, " n"] | Float[Array, "n classes"], num_classes: int, smoothing: float = 0.0
+) -> Float[Array, "n classes"]:
+    """Returns targets as distributions over classes, smoothed as in `cross_entropy`."""
+    soft = jax.nn.one_hot(targets, num_classes) if targets.ndim == 1 else targets
+    return (1 - smoothing) * soft + smoothing / num_classes
 
 
 def error_sums(
@@ -72,13 +85,13 @@ def error_sums(
 ) -> ErrorSums:
     """Sums loss and errors over a batch.
 
-    Equal scores rank in the order of their classes, as `jax.lax.top_k` ranks them; a score that is
-    not a number makes an error of its image, never a hit.
+    Equal scores rank in the order of their classes, as in `jax.lax.top_k`. An image with a NaN
+    score counts as an error.
 
     Args:
-      logits: scores, float32 or wider.
-      labels: the right classes.
-      mask: which images count; all of them if not given.
+      logits: the scores, float32 or wider.
+      labels: the correct classes.
+      mask: which images count; by default all.
     """
     if mask is None:
         mask = jnp.ones(labels.shape, bool)
@@ -92,7 +105,7 @@ def error_sums(
 
 
 def label_ranks(logits: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Int[Array, " n"]:
-    """Returns how many classes score higher than each image's label, the rules of `error_sums`."""
+    """Returns the number of classes ranked above each image's label, as in `error_sums`."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     earlier = jnp.arange(logits.shape[1]) < labels[:, None]
     return jnp.sum(~(logits <= own) | ((logits == own) & earlier), axis=1)

@@ -1,26 +1,27 @@
-"""A network that is to be evaluated, and its logits for images of one size or of several."""
+"""Networks to evaluate, and their logits for images of one size or several."""
 
 import dataclasses
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, UInt8
 
-from ..data import Normalization
-from ..parallel import jit
-from .padded import padded_logits
+from resnet_jax.data import Normalization
+from resnet_jax.evaluation.protocols.padded import padded_logits
+from resnet_jax.runtime.devices import jit
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What it takes to score images.
+    """A model with everything needed to score images.
 
     Attributes:
-      model: the network.
+      model: the model.
       variables: `{"params", "batch_stats"}`, or `{"params"}` if it was folded.
-      normalization: of uint8 images.
+      normalization: the normalisation of uint8 images.
     """
 
     model: nn.Module
@@ -30,24 +31,25 @@ class Network:
     @property
     def num_classes(self) -> int:
         """The number of classes."""
-        return self.variables["params"]["head"]["bias"].shape[0]
+        own = getattr(self.model, "num_classes", None)
+        return int(own or self.variables["params"]["head"]["bias"].shape[0])
 
     def logits(
-        self, images: UInt8[Array, "n h w c"], sizes: Int[Array, "n 2"] | None = None
+        self, images: UInt8[Array | np.ndarray, "n h w c"], sizes: Int[Array, "n 2"] | None = None
     ) -> Float[Array, "n classes"]:
-        """Returns the logits, by one compiled program for each shape of images.
+        """Returns the logits; compiles one program per shape of images.
 
         Args:
-          images: not yet normalised; see `normalize`.
-          sizes: height and width of each image, where they are padded below and to the right. The
-            logits are those of each image alone, without the padding; of a mean image, the channel
-            means are subtracted. See `padded_logits`.
+          images: images before normalisation; see `normalize`.
+          sizes: height and width of each image, if they are padded below and to the right. The
+            logits are those of each image without padding (`padded_logits`). Instead of a mean
+            image, its channel means are subtracted.
         """
         return _logits(self.model, self.variables, self.normalization, images, sizes)
 
 
 def channel_means(normalization: Normalization) -> Normalization:
-    """Returns the normalisation with its mean image, if it has one, averaged over all pixels."""
+    """Returns the normalisation with a mean image, if any, replaced by its channel means."""
     if normalization.mean.ndim == 1:
         return normalization
     return normalization.replace(mean=jnp.mean(normalization.mean, axis=(0, 1)))
@@ -56,7 +58,7 @@ def channel_means(normalization: Normalization) -> Normalization:
 def fitted(normalization: Normalization, size: tuple[int, ...]) -> Normalization:
     """Returns the normalisation for images of a height and width.
 
-    By the channel means where it has a mean image, and that is of another size.
+    It uses the channel means if the mean image has another size.
     """
     mean = normalization.mean
     return normalization if mean.shape[:-1] in ((), size) else channel_means(normalization)
@@ -65,7 +67,7 @@ def fitted(normalization: Normalization, size: tuple[int, ...]) -> Normalization
 def normalize(
     normalization: Normalization, images: UInt8[Array, "n h w c"]
 ) -> Float[Array, "n h w c"]:
-    """Normalises images; by the channel means where a mean image is of another size than theirs."""
+    """Normalises images; uses the channel means if the mean image has another size."""
     return fitted(normalization, images.shape[1:3])(images)
 
 

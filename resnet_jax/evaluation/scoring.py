@@ -10,29 +10,29 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, Int64
 
-from ..parallel import replicate, shard_batch
-from .metrics import ErrorSums, error_sums, label_ranks
-from .network import Network
-from .padded import mirrored
-from .views import ViewBatch
+from resnet_jax.evaluation.metrics import ErrorSums, error_sums, label_ranks
+from resnet_jax.evaluation.network import Network
+from resnet_jax.evaluation.protocols.padded import mirrored
+from resnet_jax.evaluation.protocols.views import ViewBatch
+from resnet_jax.runtime.devices import replicate, shard_batch
 
 MAX_VIEWS_AHEAD = 4
-"""How many views may have been sent to the devices and not be known to be scored.
+"""Maximum number of views sent to the devices that are not known to be scored.
 
-Several CPU devices wait for each other for ever when some have 32 programs left to do.
+Several CPU devices deadlock when some have 32 programs left to run.
 """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ScoredBatch:
-    """Some images of a split and what came of them; rows without `mask` are padding.
+    """A batch of images of a split with their scores; rows without `mask` are padding.
 
     Attributes:
-      index: the images' places in the split.
-      label: their classes.
+      index: the images' positions in the split.
+      label: the images' classes.
       mask: which rows are images.
-      scores: numbers whose softmax is the averaged score of each class, on the device.
-      ranks: how many classes score higher than the label, on the device.
+      scores: logits whose softmax is the averaged score per class, on the device.
+      ranks: number of classes that score higher than the label, on the device.
       sums: loss and errors, on the device.
     """
 
@@ -47,16 +47,16 @@ class ScoredBatch:
 def score_batches(
     networks: Sequence[Network], batches: Iterable[ViewBatch], mirror: bool, mesh: Mesh
 ) -> Iterator[ScoredBatch]:
-    """Scores batches of images on the devices, some ahead of what is asked for.
+    """Scores batches of images on the devices, a few batches ahead of the consumer.
 
-    Every network sees every view of an image, a view at a time, so that the memory taken is that
-    of one view, and the softmax is averaged over all of them (the paper averages over crops or
+    Each network scores each view of an image, one view at a time, so memory is needed for only one
+    view. The softmax is averaged over all views and networks (the paper averages over crops or
     scales, and over the networks of an ensemble).
 
     Args:
-      networks: one, or an ensemble with the same classes.
-      batches: of a protocol; their rows are a multiple of the number of devices.
-      mirror: whether the mirror image of each view is scored, too.
+      networks: one network, or an ensemble with the same classes.
+      batches: a protocol's batches; their rows are a multiple of the number of devices.
+      mirror: whether to score the mirror image of each view, too.
       mesh: the devices, over which rows are split.
     """
     networks = [
@@ -82,7 +82,7 @@ def score_batches(
                         sent.popleft().block_until_ready()
         result = _combine(logits, shard(batch.label), shard(batch.mask))
         under_way.append(ScoredBatch(batch.index, batch.label, batch.mask, *result))
-        if len(under_way) > 2:  # The devices stay busy, and batches do not pile up.
+        if len(under_way) > 2:  # Keeps the devices busy without piling up batches.
             yield under_way.popleft()
     yield from under_way
 
@@ -94,10 +94,10 @@ _mirrored = jax.jit(mirrored)
 def _combine(
     logits: Sequence[Float[Array, "n classes"]], label: Int[Array, " n"], mask: Bool[Array, " n"]
 ) -> tuple[Float[Array, "n classes"], Int[Array, " n"], ErrorSums]:
-    """The scores, the ranks of the labels, and the sums."""
+    """Returns the scores, the ranks of the labels, and the sums."""
     scores = logits[0]
     if len(logits) > 1:
-        # The logarithm of the average softmax; the logits themselves would average to another.
+        # The logarithm of the average softmax, which averaged logits would not give.
         views = jax.nn.log_softmax(jnp.stack(list(logits)))
         scores = jax.nn.logsumexp(views, axis=0) - jnp.log(len(logits))
     return scores, label_ranks(scores, label), error_sums(scores, label, mask)

@@ -1,13 +1,13 @@
 """Weights from and to PyTorch, Keras, the Hugging Face Hub and safetensors; folding; export."""
 
-from .errors import WeightsError
-from .exporting import export
-from .folding import fold_batch_norm
-from .hub import from_hub
-from .keras import from_keras
-from .native import load_model, load_pretrained, load_weights, save_weights
-from .pytorch import from_torch, to_torch
-from .reading import read_weights
+from resnet_jax.errors import WeightsError
+from resnet_jax.interop.exporting import export
+from resnet_jax.interop.folding import fold_batch_norm
+from resnet_jax.interop.hub import from_hub
+from resnet_jax.interop.keras import from_keras
+from resnet_jax.interop.native import load_model, load_pretrained, load_weights, save_weights
+from resnet_jax.interop.pytorch import from_torch, to_torch
+from resnet_jax.interop.reading import read_weights
 
 __all__ = [
     "WeightsError",

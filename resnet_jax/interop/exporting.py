@@ -1,4 +1,4 @@
-"""Networks as programs that run with JAX alone."""
+"""Exports networks as programs that need only JAX to run."""
 
 import os
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import export as jax_export
 from jaxtyping import Array, Float
 
-from ..models import ModelError, ResNet
-from ..models.checks import image_sides
-from . import files, layout
-from .errors import WeightsError
+from resnet_jax.errors import WeightsError
+from resnet_jax.interop import files, layout
+from resnet_jax.models import ModelError, ResNet
+from resnet_jax.models.images import image_sides, input_channels
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -24,10 +24,10 @@ def export(
     *,
     image_size: int | tuple[int, int] | None = None,
 ) -> None:
-    """Writes a trained model as one file that another process runs with JAX alone.
+    """Writes a trained model to one file that another process runs with only JAX.
 
-    The file is an artifact of `jax.export` with the weights inside, for batches of any size, on
-    CPUs, NVIDIA GPUs and TPUs:
+    The file is a `jax.export` artifact with the weights inside, for any batch size, on CPUs, NVIDIA
+    GPUs and TPUs:
 
         exported = jax.export.deserialize(open(path, "rb").read())
         logits = exported.call(images)  # float32 [n, h, w, c] -> float32 [n, num_classes]
@@ -35,15 +35,15 @@ def export(
     JAX runs such files for at least six months after the version that wrote them.
 
     Args:
-      model: what `create_model` returns.
+      model: a model of `create_model`.
       variables: its variables.
       path: the file; its folder exists.
-      image_size: height and width of the images, one number for both; by default 224, and 32 for
+      image_size: height and width of the images, or one number for both; by default 224, or 32 for
         the "cifar" stem.
 
     Raises:
-      WeightsError: the variables are not those of the model, the image size is no such number, or
-        the path cannot be written.
+      WeightsError: the variables do not fit the model, the image size is invalid, or the path
+        cannot be written.
     """
     try:
         height, width = image_sides(model, image_size)
@@ -51,7 +51,7 @@ def export(
         raise WeightsError(str(error)) from error
     fitted = layout.fit(model, layout.OURS, layout.flatten(variables), "the variables")
     constants = layout.to_variables(fitted)
-    channels = constants["params"]["stem"]["conv"]["kernel"].shape[2]
+    channels = input_channels(constants)
 
     portable = model.clone(kernels="stock")
 

@@ -5,18 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..models import BasicBlock, BottleneckBlock, ModelError, ResNet, create_model
-from ..models.errors import shown
-from . import files
-from .errors import WeightsError
-from .native import is_native, load_model
-from .pytorch import from_torch
+from resnet_jax.errors import WeightsError, shown
+from resnet_jax.interop import files
+from resnet_jax.interop.native import is_native, load_model
+from resnet_jax.interop.pytorch import from_torch
+from resnet_jax.models import BasicBlock, BottleneckBlock, ModelError, ResNet, create_model
 
 _CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-# timm's output stride, in whose place the model's strides give way to dilations.
+# timm's output stride → the stages in which dilation replaces the stride.
 _TIMM_DILATIONS = {8: (False, True, True), 16: (False, False, True), 32: None}
-# Arguments of timm's models that make no difference to a trained one, or that the weights tell.
+# Arguments of timm's models that do not affect a trained one, or that follow from the weights.
 _TIMM_IRRELEVANT = ("in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last")
 
 
@@ -25,34 +24,34 @@ def from_hub(repo: str, *, revision: str | None = None) -> tuple[ResNet, dict[st
 
     The repository may hold a ResNet of timm ("timm/resnet50.a1_in1k"), of transformers
     ("microsoft/resnet-50"), or a file of `save_weights` named `model.safetensors`. Its
-    `config.json` says which net it is. Files are kept in Hugging Face's cache; without a network
-    those found there are used.
+    `config.json` states the network. Files are kept in Hugging Face's cache and read from it when
+    offline.
 
     Args:
-      repo: "OWNER/NAME", or the path of a folder that holds a repository's files.
-      revision: branch, tag or commit; the main branch by default.
+      repo: "OWNER/NAME", or the path of a folder with a repository's files.
+      revision: branch, tag or commit; by default the main branch.
 
     Returns:
       The model and {"params", "batch_stats"}.
 
     Raises:
       WeightsError: the repository cannot be reached or does not exist, huggingface_hub is not
-        installed, the net is none of `list_models()`, or the weights are not those of the net.
+        installed, the network is not supported, or the weights do not fit it.
     """
     fetch = _local_files(Path(repo)) if Path(repo).is_dir() else _remote_files(repo, revision)
     weights = next(filter(None, map(fetch, _WEIGHTS)), None)
     if weights is None:
-        raise WeightsError(f"{repo} holds neither {' nor '.join(_WEIGHTS)}; choose another")
+        raise WeightsError(f"{repo} has neither {' nor '.join(_WEIGHTS)}; choose another")
     if weights.suffix == ".safetensors" and is_native(files.read_safetensors(weights)[1]):
         return load_model(weights)
     path = fetch(_CONFIG)
     if path is None:
-        raise WeightsError(f"{repo} has no {_CONFIG} that says which net it is; choose another")
+        raise WeightsError(f"{repo} has no {_CONFIG} that states its network; choose another")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         model = _timm_model(config) if "architecture" in config else _transformers_model(config)
     except ModelError as error:
-        raise WeightsError(f"{repo} is for a net that is not here: {error}") from error
+        raise WeightsError(f"{repo} has an unsupported network: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise WeightsError(f"the {_CONFIG} of {repo} describes no ResNet: {error}") from error
     return model, from_torch(model, weights)
@@ -68,15 +67,15 @@ def _remote_files(repo: str, revision: str | None) -> Callable[[str], Path | Non
         from huggingface_hub import errors
     except ImportError as error:
         raise WeightsError(
-            f"fetching {repo} takes huggingface_hub: python -m pip install 'resnet-jax[hub]'; a"
-            " folder with the repository's files needs nothing more"
+            f"fetching {repo} needs huggingface_hub: python -m pip install 'resnet-jax[hub]'; a"
+            " folder with the repository's files does not"
         ) from error
 
     def fetch(name: str) -> Path | None:
         try:
             return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision))
         except errors.LocalEntryNotFoundError as error:
-            # The cache also knows which files a repository has not.
+            # The cache also records which files a repository lacks.
             if huggingface_hub.try_to_load_from_cache(repo, name, revision=revision) is not None:
                 return None
             raise WeightsError(
@@ -87,7 +86,7 @@ def _remote_files(repo: str, revision: str | None) -> Callable[[str], Path | Non
             return None
         except errors.HFValidationError as error:
             raise WeightsError(
-                f"{shown(repo)} is no folder here and no OWNER/NAME on the Hugging Face Hub"
+                f"{shown(repo)} is neither a folder nor an OWNER/NAME on the Hugging Face Hub"
             ) from error
         except errors.RevisionNotFoundError as error:
             raise WeightsError(
@@ -95,11 +94,11 @@ def _remote_files(repo: str, revision: str | None) -> Callable[[str], Path | Non
             ) from error
         except errors.RepositoryNotFoundError as error:
             raise WeightsError(
-                f"{repo} is not on the Hugging Face Hub, or not open to all; check its name, or"
-                " log in with `hf auth login`"
+                f"{repo} is not on the Hugging Face Hub, or not public; check its name, or log in"
+                " with `hf auth login`"
             ) from error
         except Exception as error:
-            # Whatever the connection may end in.
+            # A connection can fail with any exception.
             raise WeightsError(
                 f"fetching {name} of {repo} failed: {files.first_line(error)}; try again"
             ) from error
@@ -107,7 +106,7 @@ def _remote_files(repo: str, revision: str | None) -> Callable[[str], Path | Non
     return fetch
 
 
-def _timm_model(config: dict[str, Any]) -> ResNet:
+def _timm_model(config: Any) -> ResNet:
     arguments = {"num_classes": config.get("num_classes", 1000), **config.get("model_args", {})}
     num_classes = arguments.pop("num_classes")
     pool = arguments.pop("global_pool", config.get("global_pool", "avg"))
@@ -119,8 +118,8 @@ def _timm_model(config: dict[str, Any]) -> ResNet:
     return create_model(config["architecture"], num_classes, replace_stride_with_dilation=dilation)
 
 
-def _transformers_model(config: dict[str, Any]) -> ResNet:
-    # What a configuration does not say is the default of transformers' ResNetConfig.
+def _transformers_model(config: Any) -> ResNet:
+    # Missing keys have the defaults of transformers' ResNetConfig.
     expected = {"model_type": "resnet", "hidden_act": "relu", "downsample_in_first_stage": False}
     for name, value in expected.items():
         found = config.get(name, None if name == "model_type" else value)
@@ -131,7 +130,7 @@ def _transformers_model(config: dict[str, Any]) -> ResNet:
     sizes = config.get("hidden_sizes", (256, 512, 1024, 2048))
     widths = [size // block.expansion for size in sizes]
     if config.get("embedding_size", 64) != widths[0]:
-        raise ValueError("its stem is of another width than its first stage")
+        raise ValueError("its stem and its first stage differ in width")
     return ResNet(
         stage_sizes=config.get("depths", (3, 4, 6, 3)),
         block=block,

@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ..models import BatchNorm, BottleneckBlock, ResNet
-from . import files, layout
-from .errors import WeightsError
-from .layout import Naming, Path
+from resnet_jax.errors import WeightsError
+from resnet_jax.interop import files, layout
+from resnet_jax.interop.layout import Naming, VariablePath
+from resnet_jax.models import BatchNorm, BottleneckBlock, ResNet
 
 KERAS_ENDINGS = (".h5", ".hdf5", ".npz")
-# What is added to the variance; the old networks have Keras's default.
+# Keras's epsilon of batch normalisation; the old networks use its default.
 _EPSILON = 1.001e-5
 _OLD_EPSILON = 1e-3
 
-# The weights of a layer in Keras's order, and what each is here.
+# The weights of a layer in Keras's order → their names here.
 _WEIGHTS = {
     "conv": {"kernel": "kernel", "bias": "bias"},
     "bn": {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"},
 }
-# What Keras 1 called them; its "std" is the variance.
+# Their names in Keras 1, whose "std" is the variance.
 _OLD_WEIGHTS = {
     "W": "kernel",
     "b": "bias",
@@ -38,7 +38,7 @@ _HEADS = ("predictions", "probs", "fc1000")
 _NEW_LAYER = re.compile(r"conv([2-5])_block(\d+)_([0-3])_(conv|bn)")
 # Blocks are a, b, c, ... or, in the authors' deeper networks, a, b1, b2, ...
 _OLD_LAYER = re.compile(r"(res|bn)([2-5])([a-z])(\d*)_branch(?:1|2([a-c]))")
-# Keras 3 files a layer under its class and a number; some of its versions write no other name.
+# Keras 3 stores a layer under its class and a number; some versions write no other name.
 _UNNAMED_LAYER = re.compile(r"(conv2d|batch_normalization|dense)(?:_(\d+))?")
 
 Modules = tuple[str, ...]
@@ -51,36 +51,36 @@ def from_keras(
     skip_head: bool = False,
     key: PRNGKeyArray | None = None,
 ) -> dict[str, Any]:
-    """Returns a model's variables with the weights of `keras.applications`' ResNets.
+    """Returns a model's variables from the weights of `keras.applications`' ResNets.
 
-    The layers may have the names of today (`conv2_block1_1_conv`, `predictions`) or the old ones
+    The layers may have today's names (`conv2_block1_1_conv`, `predictions`) or the old ones
     (`res2a_branch2a`, `bn2a_branch2a`, `fc1000`). The stride of these networks is on the first
     1x1 convolution of a block, so the model is "resnet50_v1", "resnet101_v1" or "resnet152_v1".
 
-    Keras's convolutions have biases, and its batch normalisation adds 1.001e-5 to the variance, the
-    old one 1e-3; here there are none and it is 1e-5. Both go into the running statistics: the mean
-    becomes mean - bias, the variance variance + epsilon - 1e-5, and the logits are the same.
+    Keras's convolutions have biases, and its batch normalisation adds 1.001e-5 (old networks: 1e-3)
+    to the variance; here, there are no biases and epsilon is 1e-5. The running statistics absorb
+    both: the mean becomes mean - bias, the variance becomes variance + epsilon - 1e-5, and the
+    logits stay the same.
 
     Args:
-      model: what `create_model` returns.
-      source: a file (.h5, .weights.h5, .npz), or arrays by name: "LAYER/WEIGHT", as a Keras
-        variable's `path` is, or for each layer what its `get_weights()` returns.
-      skip_head: keep the model's own classifier, freshly initialised, as for another number of
-        classes.
-      key: what it is initialised from, as `model.init(key, images)` does; `jax.random.key(0)` by
-        default.
+      model: a model of `create_model`.
+      source: a file (.h5, .weights.h5, .npz), or arrays by name: "LAYER/WEIGHT", as in a Keras
+        variable's `path`, or the result of `get_weights()` per layer.
+      skip_head: whether to initialise a new classifier, such as for another number of classes.
+      key: key of the new classifier, as for `model.init(key, images)`; by default
+        `jax.random.key(0)`.
 
     Returns:
       {"params", "batch_stats"}.
 
     Raises:
-      WeightsError: the file cannot be read, its entries are not those of the model (all that differ
-        are named), or the model has its strides elsewhere.
+      WeightsError: the file cannot be read, its entries do not fit the model (the error names all
+        differences), or the model's strides are elsewhere.
     """
     if model.block is BottleneckBlock and not model.stride_on_first:
         raise WeightsError(
-            "Keras's ResNets have their stride on the first 1x1 convolution of a block and this"
-            " model on the 3x3, so the logits would differ; create 'resnet50_v1', 'resnet101_v1' or"
+            "Keras's ResNets have the stride on a block's first 1x1 convolution, this model on the"
+            " 3x3, so the logits would differ; create 'resnet50_v1', 'resnet101_v1' or"
             " 'resnet152_v1'"
         )
     if model.folded:
@@ -92,7 +92,7 @@ def from_keras(
         path = files.existing_file(source)
         if path.suffix not in KERAS_ENDINGS:
             endings = ", ".join(KERAS_ENDINGS)
-            raise WeightsError(f"{path.name} does not end as weights from Keras do: {endings}")
+            raise WeightsError(f"{path.name} does not end in a suffix of Keras weights: {endings}")
         what, entries = path.name, files.read_keras(path)
 
     is_old = any(_OLD_LAYER.search(name) for name in entries)
@@ -108,15 +108,17 @@ def from_keras(
     return layout.with_new_head(model, variables, key) if skip_head else variables
 
 
-def _folded(variables: Mapping[Path, np.ndarray], epsilon: float) -> dict[Path, np.ndarray]:
-    """Returns the variables without biases of convolutions, for our epsilon."""
+def _folded(
+    variables: Mapping[VariablePath, np.ndarray], epsilon: float
+) -> dict[VariablePath, np.ndarray]:
+    """Returns the variables without convolution biases, for our epsilon."""
     folded = {}
     for path, array in variables.items():
-        *place, module, leaf = path
+        *parents, module, leaf = path
         if module.startswith("conv") and leaf == "bias":
             continue
         if leaf in ("mean", "var"):
-            conv = (*place[1:], module.replace("bn", "conv"))
+            conv = (*parents[1:], module.replace("bn", "conv"))
             exact = array.astype(np.float64)
             if leaf == "mean":
                 exact -= variables.get(("params", *conv, "bias"), 0.0)
@@ -128,7 +130,7 @@ def _folded(variables: Mapping[Path, np.ndarray], epsilon: float) -> dict[Path, 
 
 
 def _flat(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields the arrays of a mapping by ".../LAYER/WEIGHT", the weight a number in a list."""
+    """Yields a mapping's arrays by ".../LAYER/WEIGHT"; in a list, the weight is a number."""
     for name, value in source.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}/{weight}", array) for weight, array in value.items())
@@ -138,10 +140,10 @@ def _flat(source: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
-def _path(name: str, model: ResNet) -> Path | None:
-    """Returns where ".../LAYER/WEIGHT" belongs in the variables, None if it does not."""
+def _path(name: str, model: ResNet) -> VariablePath | None:
+    """Returns the variable's path of ".../LAYER/WEIGHT", or None if it has none."""
     *groups, weight = name.split("/")
-    # Below a layer's group there may be another, of the same name and a number.
+    # A layer's group may contain another one with the same name and a number.
     for layer in reversed(groups):
         if modules := _modules(layer) or _modules_of_unnamed(layer, model):
             break
@@ -160,7 +162,7 @@ def _path(name: str, model: ResNet) -> Path | None:
 
 
 def _modules(layer: str) -> Modules | None:
-    """Returns which modules a layer is, such as ("stage1", "block1", "conv1")."""
+    """Returns the modules of a layer, such as ("stage1", "block1", "conv1"), or None."""
     for stem in (_NEW_STEM, _OLD_STEM):
         for kind, name in stem.items():
             if layer == name:
@@ -184,7 +186,7 @@ def _in_block(stage: int, block: int, part: int, kind: str) -> Modules:
 
 
 def _modules_of_unnamed(layer: str, model: ResNet) -> Modules | None:
-    """Returns which modules a layer is of which only its class and number are known."""
+    """Returns the modules of a layer from its class and number, or None."""
     found = _UNNAMED_LAYER.fullmatch(layer)
     if not found:
         return None
@@ -194,14 +196,14 @@ def _modules_of_unnamed(layer: str, model: ResNet) -> Modules | None:
     layers: list[Modules] = [("stem", kind)]
     for stage, size in enumerate(model.stage_sizes, start=2):
         for block in range(1, size + 1):
-            # A block's last convolution stands behind that of its shortcut.
+            # A block's last convolution follows that of its shortcut.
             parts = (1, 2, 0, 3) if block == 1 else (1, 2, 3)
             layers += [_in_block(stage, block, part, kind) for part in parts]
     number = int(found[2] or 0)
     return layers[number] if number < len(layers) else None
 
 
-def _name(is_old: bool, path: Path) -> str:
+def _name(is_old: bool, path: VariablePath) -> str:
     """Returns Keras's name of a variable, "LAYER/WEIGHT"."""
     _, *modules, leaf = path
     kind = modules[-1].rstrip("0123456789")

@@ -1,6 +1,6 @@
-"""How weights are fitted to a model: by name and shape, with all differences in one error."""
+"""Fits weights to a model by name and shape, and reports all differences in one error."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,27 +11,32 @@ from flax import traverse_util
 from flax.core import FrozenDict
 from jaxtyping import Array, PRNGKeyArray
 
-from ..models import BottleneckBlock, ResNet, create_model, list_models
-from .errors import WeightsError, mismatch
+from resnet_jax.errors import WeightsError
+from resnet_jax.models import BottleneckBlock, ResNet, create_model, list_models
+from resnet_jax.models.images import input_channels
 
-# Where a variable stands, such as ("params", "stem", "conv", "kernel").
-Path = tuple[str, ...]
+# The path of a variable, such as ("params", "stem", "conv", "kernel").
+VariablePath = tuple[str, ...]
 
-_STEM_KERNEL: Path = ("params", "stem", "conv", "kernel")
-_HEAD_KERNEL: Path = ("params", "head", "kernel")
+_STEM_KERNEL: VariablePath = ("params", "stem", "conv", "kernel")
+_HEAD_KERNEL: VariablePath = ("params", "head", "kernel")
+
+# The intended length of a mismatch's line, and the number of entries that it always names in full.
+_MAX_LINE = 300
+_MAX_LISTED = 12
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How a library names the variables of a model and orders their axes.
+    """A library's names of a model's variables, and the order of their axes.
 
     Attributes:
       name: returns the library's name of a variable.
-      axes: for a number of axes, which of ours stand where in theirs; all in our order by default.
+      axes: number of axes → the library's order of our axes; by default our order.
       conv_biases: whether convolutions may have biases, though the model's have none.
     """
 
-    name: Callable[[Path], str]
+    name: Callable[[VariablePath], str]
     axes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     conv_biases: bool = False
 
@@ -44,11 +49,11 @@ class Naming:
         return array.transpose(np.argsort(self._axes(array.ndim)))
 
     def shape_in_theirs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the library's shape of a variable that has this shape in the model."""
+        """Returns the library's shape of a variable with this shape in the model."""
         return tuple(shape[axis] for axis in self._axes(len(shape)))
 
-    def shape_in_ours(self, entries: Mapping[str, Any], path: Path) -> tuple[int, ...]:
-        """Returns the model's shape of an entry, () if there is none."""
+    def shape_in_ours(self, entries: Mapping[str, Any], path: VariablePath) -> tuple[int, ...]:
+        """Returns the model's shape of an entry, or () if there is none."""
         shape = np.shape(entries.get(self.name(path), 0))
         return tuple(shape[axis] for axis in np.argsort(self._axes(len(shape))))
 
@@ -63,16 +68,16 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arrays of nested dictionaries under the names of `OURS`.
 
     Raises:
-      WeightsError: the variables are no nested dictionaries.
+      WeightsError: the variables are not nested dictionaries.
     """
     if not isinstance(variables, dict | FrozenDict):
         kind = type(variables).__name__
-        raise WeightsError(f"variables are a dictionary, as model.init returns it, not a {kind}")
+        raise WeightsError(f"variables must be a dictionary as from model.init, not a {kind}")
     return {".".join(path): array for path, array in traverse_util.flatten_dict(variables).items()}
 
 
 def renamed(entries: Mapping[Any, Any], new_name: Callable[[str], str]) -> dict[str, Any]:
-    """Returns the entries under new names; one whose new name is another's keeps its own."""
+    """Returns the entries under new names; an entry whose new name is taken keeps its own."""
     own = {str(name): value for name, value in entries.items()}
     result: dict[str, Any] = {}
     for name, value in own.items():
@@ -82,8 +87,8 @@ def renamed(entries: Mapping[Any, Any], new_name: Callable[[str], str]) -> dict[
     return result
 
 
-def variable_shapes(model: ResNet, channels: int) -> dict[Path, tuple[int, ...]]:
-    """Returns the shape of every variable of a model for images of so many channels."""
+def variable_shapes(model: ResNet, channels: int) -> dict[VariablePath, tuple[int, ...]]:
+    """Returns the shape of each variable of a model for images with a number of channels."""
     tree = jax.eval_shape(lambda: _init(model, channels, jax.random.key(0)))
     return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()}
 
@@ -95,23 +100,23 @@ def fit(
     source: str,
     *,
     skip_head: bool = False,
-) -> dict[Path, np.ndarray]:
-    """Returns the variables that the entries hold, if these are the model's, all and no others.
+) -> dict[VariablePath, np.ndarray]:
+    """Returns the variables in the entries if they match the model's exactly.
 
     Args:
       model: the model.
-      naming: how the entries are named.
+      naming: the naming of the entries.
       entries: arrays or PyTorch tensors by name.
-      source: what the entries are called in a message.
-      skip_head: leave the classifier out, the model's and the entries'.
+      source: the entries' name in a message.
+      skip_head: whether to ignore the classifiers of the model and the entries.
 
     Returns:
       Arrays in the model's layout, float64 where the entries are, otherwise float32.
 
     Raises:
-      WeightsError: entries are missing, unexpected, wrongly shaped or no floating-point numbers.
+      WeightsError: entries are missing, unexpected, wrongly shaped or not floating-point numbers.
     """
-    shapes = variable_shapes(model, _num_channels(naming, entries))
+    shapes = variable_shapes(model, _num_channels(model, naming, entries))
     head = {naming.name(path) for path in shapes if _is_head(path)}
     if skip_head:
         shapes = {path: shape for path, shape in shapes.items() if not _is_head(path)}
@@ -127,11 +132,11 @@ def fit(
             missing.append(name)
             continue
         value, expected = entries[name], naming.shape_in_theirs(shape)
-        # Copied only if it is of the right size: a tensor may claim to be far larger than its file.
+        # Copied only if the size is right: a tensor may claim to be far larger than its file.
         fits = tuple(getattr(value, "shape", expected)) == expected
         array = _to_numpy(value) if fits else np.broadcast_to(np.float32(), value.shape)
         if array is None:
-            misshaped[name] = f"{name} is no array of floating-point numbers"
+            misshaped[name] = f"{name} is not an array of floating-point numbers"
         elif array.shape != expected:
             misshaped[name] = f"{name} {list(array.shape)}, not {list(expected)}"
         else:
@@ -144,8 +149,8 @@ def fit(
         ours = shapes.get(_HEAD_KERNEL, ())
         if only_head and theirs[:-1] == ours[:-1] and theirs[-1] != ours[-1]:
             hint = (
-                f"; the weights tell {theirs[-1]} classes apart and the model {model.num_classes}:"
-                f" create it with num_classes={theirs[-1]}, or skip_head=True keeps its own head"
+                f"; the weights have {theirs[-1]} classes but the model {model.num_classes}: create"
+                f" it with num_classes={theirs[-1]}, or keep its own head by skip_head=True"
             )
         else:
             hint = _right_models(model, naming, entries)
@@ -153,9 +158,9 @@ def fit(
     return variables
 
 
-def to_variables(variables: Mapping[Path, np.ndarray]) -> dict[str, Any]:
-    """Returns nested dictionaries of JAX arrays, copies of these."""
-    # JAX may take over the memory of an array that it is given, and the source's may change.
+def to_variables(variables: Mapping[VariablePath, np.ndarray]) -> dict[str, Any]:
+    """Returns nested dictionaries of copies as JAX arrays."""
+    # JAX may share the memory of a given array, which the source may change.
     copies = {path: jnp.asarray(np.array(array)) for path, array in variables.items()}
     tree = traverse_util.unflatten_dict(copies)
     return {name: tree[name] for name in ("params", "batch_stats") if name in tree}
@@ -164,13 +169,13 @@ def to_variables(variables: Mapping[Path, np.ndarray]) -> dict[str, Any]:
 def with_new_head(
     model: ResNet, variables: dict[str, Any], key: PRNGKeyArray | None
 ) -> dict[str, Any]:
-    """Returns the variables with the head that `model.init(key, images)` gives; key 0 if None."""
-    channels = variables["params"]["stem"]["conv"]["kernel"].shape[2]
+    """Returns the variables with the head of `model.init(key, images)`; None is key 0."""
+    channels = input_channels(variables)
 
     def head(key: PRNGKeyArray) -> dict[str, Array]:
         return _init(model, channels, key)["params"]["head"]
 
-    # Compiled, the rest of the initialisation is left out.
+    # Compilation removes the rest of the initialisation.
     new = jax.jit(head)(jax.random.key(0) if key is None else key)
     return {**variables, "params": {**variables["params"], "head": new}}
 
@@ -179,22 +184,31 @@ def _init(model: ResNet, channels: int, key: PRNGKeyArray) -> Any:
     return model.init(key, jnp.zeros((1, 32, 32, channels)), train=False)
 
 
-def _is_head(path: Path) -> bool:
+def _is_head(path: VariablePath) -> bool:
     return path[1] == "head"
 
 
-def _kernels(shapes: Mapping[Path, tuple[int, ...]]) -> dict[Path, tuple[int, ...]]:
+def _kernels(shapes: Mapping[VariablePath, tuple[int, ...]]) -> dict[VariablePath, tuple[int, ...]]:
     return {path: shape for path, shape in shapes.items() if len(shape) == 4}
 
 
-def _num_channels(naming: Naming, entries: Mapping[str, Any]) -> int:
-    shape = naming.shape_in_ours(entries, _STEM_KERNEL)
+def _num_channels(model: ResNet, naming: Naming, entries: Mapping[str, Any]) -> int:
+    """The channels of the images, by the kernel of the stem's first convolution; 3 without it."""
+    first = _STEM_KERNEL if isinstance(model.stem, str) else _first_kernel(model)
+    shape = naming.shape_in_ours(entries, first)
     return (shape[2] if len(shape) == 4 else 0) or 3
 
 
+def _first_kernel(model: ResNet) -> VariablePath:
+    # In the order in which the stem is called, which differs from that of names.
+    tree = jax.eval_shape(lambda: _init(model, 3, jax.random.key(0)))["params"]["stem"]
+    path = next(path for path, leaf in traverse_util.flatten_dict(tree).items() if leaf.ndim == 4)
+    return ("params", "stem", *path)
+
+
 def _to_numpy(value: Any) -> np.ndarray | None:
-    """Returns float64 as it is and other floating-point numbers as float32; None for the rest."""
-    if hasattr(value, "detach"):  # A PyTorch tensor, told without importing PyTorch.
+    """Returns float64 unchanged, other floating-point numbers as float32, None for the rest."""
+    if hasattr(value, "detach"):  # A PyTorch tensor, recognised without importing PyTorch.
         is_dense = str(value.layout) == "torch.strided" and not value.is_meta
         if not (is_dense and value.is_floating_point()):
             return None
@@ -207,16 +221,17 @@ def _to_numpy(value: Any) -> np.ndarray | None:
 
 
 def _right_models(model: ResNet, naming: Naming, entries: Mapping[str, Any]) -> str:
-    """Returns "; they are those of NAME or NAME", nothing if the kernels are those of none."""
+    """Returns "; they fit NAME or NAME" for models with the same kernels, or ""."""
     theirs = {name: shape for name, value in entries.items() if len(shape := np.shape(value)) == 4}
 
     def fits(candidate: ResNet) -> bool:
         num_blocks = sum(candidate.stage_sizes)
         num_convs = 1 + num_blocks * (3 if candidate.block is BottleneckBlock else 2)
-        # Says no at once for most, before the shapes are worked out.
+        # Rejects most models quickly, before computing their shapes.
         if not num_convs <= len(theirs) <= num_convs + num_blocks:
             return False
-        kernels = _kernels(variable_shapes(candidate, _num_channels(naming, entries)))
+        channels = _num_channels(candidate, naming, entries)
+        kernels = _kernels(variable_shapes(candidate, channels))
         shapes = {
             naming.name(path): naming.shape_in_theirs(shape) for path, shape in kernels.items()
         }
@@ -225,4 +240,46 @@ def _right_models(model: ResNet, naming: Naming, entries: Mapping[str, Any]) -> 
     if fits(model):
         return ""
     names = [name for name in list_models() if fits(create_model(name))]
-    return f"; they are those of {' or '.join(names)}" if names else ""
+    return f"; they fit {' or '.join(names)}" if names else ""
+
+
+def mismatch(
+    source: str,
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    misshaped: Sequence[str],
+    hint: str = "",
+) -> WeightsError:
+    """Returns the error that lists all differences between weights and a model.
+
+    Args:
+      source: the weights' name in the message.
+      missing: as the error's attribute.
+      unexpected: as the error's attribute.
+      misshaped: as the error's attribute.
+      hint: the remedy, which ends the sentence.
+    """
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    kinds = {kind: sorted(entries) for kind, entries in kinds.items() if entries}
+    num_entries = sum(len(entries) for entries in kinds.values())
+
+    def message(limit: int) -> str:
+        parts = (f"{len(kinds[kind])} {kind} ({_listed(kinds[kind], limit)})" for kind in kinds)
+        return f"{source} cannot be fitted to the model: {'; '.join(parts)}{hint}"
+
+    limits = [num_entries, 3, 2, 1]
+    fitting = [limit for limit in limits if len(message(limit)) < _MAX_LINE]
+    limit = num_entries if num_entries <= _MAX_LISTED else [*fitting, 1][0]
+    error = WeightsError(message(limit))
+    error.missing = tuple(sorted(missing))
+    error.unexpected = tuple(sorted(unexpected))
+    error.misshaped = tuple(sorted(misshaped))
+    if limit < num_entries:
+        for kind, entries in kinds.items():
+            error.add_note("\n  ".join([f"{kind}:", *entries]))
+    return error
+
+
+def _listed(entries: Sequence[str], limit: int) -> str:
+    rest = ", ..." if len(entries) > limit else ""
+    return ", ".join(entries[:limit]) + rest

@@ -1,4 +1,4 @@
-"""The project's own weights files: safetensors that say which model they belong to."""
+"""The project's own weights files: safetensors with a description of their model."""
 
 import json
 import os
@@ -10,22 +10,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..models import ModelError, ResNet, create_model, list_models
-from ..models.errors import did_you_mean, shown
-from . import files, layout
-from .errors import WeightsError
+from resnet_jax.errors import WeightsError, did_you_mean, shown
+from resnet_jax.interop import files, layout
+from resnet_jax.models import ModelError, ResNet, create_model, list_models
 
 _ENDING = ".safetensors"
 _PRETRAINED = Path(__file__).with_name("pretrained")
-# What a file does not say of a model: what every module has, and what computes it.
+# Fields that a file does not describe: those of all modules, and the implementation.
 _NOT_DESCRIBED = ("parent", "name", "kernels")
 
 _DESCRIPTION = ("model", "num_classes", "options")
 
 PIXEL_MEAN = "preprocess.mean"
-"""Name of the entry that holds the mean training image, which is no variable of the model."""
+"""Name of the entry with the mean training image, which is not a variable of the model."""
 
 
 def save_weights(
@@ -33,25 +32,25 @@ def save_weights(
     variables: Mapping[str, Any],
     model: ResNet | None = None,
     *,
-    pixel_mean: Float[np.ndarray, "h w c"] | None = None,
+    pixel_mean: Float[Array | np.ndarray, "h w c"] | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes variables as a .safetensors file, whole or not at all.
+    """Writes variables to a .safetensors file atomically.
 
-    The arrays are named by their place, such as `params.stem.conv.kernel`, and keep their type.
+    The arrays are named by their path, such as `params.stem.conv.kernel`, and keep their dtype.
 
     Args:
       path: the file; it ends in .safetensors, and its folder exists.
       variables: nested dictionaries of arrays, as `model.init` returns them.
-      model: what they belong to. Its name, number of classes and options go into the metadata, so
-        that `load_model` needs nothing but the file.
-      pixel_mean: the mean training image on [0, 1] that was subtracted from the images, if one was;
-        it is kept as `preprocess.mean`, where `evaluate --weights` finds it.
-      notes: what else the metadata is to say, such as the recipe and the errors.
+      model: the variables' model. Its name, number of classes and options go into the metadata, so
+        that `load_model` needs only the file.
+      pixel_mean: the mean training image on [0, 1] that was subtracted from the images, if any; it
+        is stored as `preprocess.mean`, where `evaluate --weights` finds it.
+      notes: further metadata, such as the recipe and the errors.
 
     Raises:
-      WeightsError: the path cannot be written, the variables are not those of the model, or a note
-        has a name that the file needs itself.
+      WeightsError: the path cannot be written, the variables do not fit the model, or a note has a
+        reserved name.
     """
     from safetensors.numpy import save
 
@@ -65,7 +64,7 @@ def save_weights(
     if pixel_mean is not None:
         entries = entries | {PIXEL_MEAN: np.asarray(pixel_mean, np.float32)}
     if taken := [name for name in notes or () if name in ("format", *_DESCRIPTION)]:
-        raise WeightsError(f"the note {taken[0]!r} has a name the file needs; choose another")
+        raise WeightsError(f"the note {taken[0]!r} has a reserved name; choose another")
     metadata |= notes or {}
     arrays = {name: np.ascontiguousarray(value) for name, value in entries.items()}
     files.write_file(path, save(arrays, metadata))
@@ -82,26 +81,26 @@ def load_weights(
 
     Args:
       path: the file.
-      model: what they must fit; without it they are returned whatever they are.
-      skip_head: keep the model's own classifier, freshly initialised, as for another number of
-        classes; takes a model.
-      key: what it is initialised from, as `model.init(key, images)` does; `jax.random.key(0)` by
-        default.
+      model: the model that they must fit; without it, they are returned unchecked.
+      skip_head: whether to initialise a new classifier, such as for another number of classes;
+        needs a model.
+      key: key of the new classifier, as for `model.init(key, images)`; by default
+        `jax.random.key(0)`.
 
     Returns:
-      {"params", "batch_stats"}; {"params"} if batch normalisation was folded away.
+      {"params", "batch_stats"}; {"params"} if batch normalisation was folded.
 
     Raises:
-      WeightsError: the file cannot be read, or its entries are not those of the model.
+      WeightsError: the file cannot be read, or its entries do not fit the model.
     """
     entries, _ = _read(path)
     what = Path(path).name
     if model is None:
         if skip_head:
-            raise WeightsError("skip_head=True takes a model; give it, or leave skip_head")
+            raise WeightsError("skip_head=True needs a model; give it, or omit skip_head")
         folders = {name[:i] for name in entries for i, char in enumerate(name) if char == "."}
         if both := sorted(folders & entries.keys()):
-            raise WeightsError(f"{what} has an entry {shown(both[0])} and others inside of it")
+            raise WeightsError(f"{what} has an entry {shown(both[0])} and others inside it")
         tree = {name: jnp.asarray(np.array(array)) for name, array in entries.items()}
         return traverse_util.unflatten_dict(tree, sep=".")
     fitted = layout.fit(model, layout.OURS, entries, what, skip_head=skip_head)
@@ -113,14 +112,14 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, dict[str, Any]]:
     """Returns the model and the variables that `save_weights(path, variables, model)` wrote.
 
     Raises:
-      WeightsError: the file cannot be read, says nothing of its model, or holds another's weights.
+      WeightsError: the file cannot be read, or its model is not described or does not fit.
     """
     entries, metadata = _read(path)
     what = Path(path).name
     if "model" not in metadata:
         raise WeightsError(
-            f"{what} does not say which model it is for; create that and call load_weights, or save"
-            " it anew with save_weights(path, variables, model)"
+            f"{what} does not state its model; create that and call load_weights, or save it again"
+            " with save_weights(path, variables, model)"
         )
     model = _model(what, metadata)
     return model, layout.to_variables(layout.fit(model, layout.OURS, entries, what))
@@ -129,25 +128,25 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ResNet, dict[str, Any]]:
 def load_pretrained(name: str) -> tuple[ResNet, dict[str, Any]]:
     """Returns a model and variables that the project trained and ships.
 
-    They are the files of `resnet_jax/interop/pretrained`, NAME.safetensors each; the README beside
-    them says what each was trained on.
+    They are the files NAME.safetensors in `resnet_jax/interop/pretrained`; the README there
+    describes their training.
 
     Raises:
-      WeightsError: there are none of this name; the message lists those there are.
+      WeightsError: there are none with this name; the message lists the names.
     """
     names = sorted(path.stem for path in _PRETRAINED.glob(f"*{_ENDING}"))
     if name not in names:
         hint = did_you_mean(name, names)
-        listed = f"There are {', '.join(names)}" if names else "None are shipped yet"
-        raise WeightsError(f"no pretrained weights {shown(name)}{hint} {listed}")
+        listed = f"choose from {', '.join(names)}" if names else "none are shipped yet"
+        raise WeightsError(f"no pretrained weights {shown(name)}{hint}; {listed}")
     return load_model(_PRETRAINED / f"{name}{_ENDING}")
 
 
 def read_pixel_mean(path: str | os.PathLike[str]) -> Float[np.ndarray, "h w c"] | None:
-    """Returns the mean training image that a weights file of any kind carries, or None.
+    """Returns the mean training image in a weights file of any format, or None.
 
     Raises:
-      WeightsError: the file is not there, or cannot be read.
+      WeightsError: the file does not exist or cannot be read.
     """
     path = files.existing_file(path)
     return None if path.suffix != _ENDING else files.read_safetensors(path)[0].get(PIXEL_MEAN)
@@ -167,20 +166,26 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
     entries, metadata = files.read_safetensors(path)
     if not is_native(metadata):
         raise WeightsError(
-            f"{path.name} is none of save_weights' files; try from_torch(model, path)"
+            f"{path.name} was not written by save_weights; try from_torch(model, path)"
         )
     entries.pop(PIXEL_MEAN, None)
     return entries, metadata
 
 
 def _described(model: ResNet) -> dict[str, str]:
-    """Returns the metadata from which `_model` builds the model again."""
+    """Returns the metadata from which `_model` rebuilds the model."""
+    if not isinstance(model.stem, str):
+        raise WeightsError(
+            "a file can name the stems 'imagenet' and 'cifar', not one of your own; save the "
+            "variables without the model, and load them with load_weights(path, model)"
+        )
 
     def differing(name: str) -> dict[str, Any]:
         return _differing_fields(model, create_model(name, model.num_classes))
 
-    # A network that nobody named is described by what sets it off from the nearest one.
-    named = [name for name in list_models() if create_model(name).block is model.block]
+    # An unnamed network is described by its differences from the most similar named one.
+    networks = {name: create_model(name) for name in list_models()}
+    named = [name for name, net in networks.items() if getattr(net, "block", None) is model.block]
     name = min(named, key=lambda name: len(differing(name)))
     return {
         "model": name,
@@ -202,15 +207,15 @@ def _model(what: str, metadata: Mapping[str, str]) -> ResNet:
     try:
         options = json.loads(metadata["options"])
         if {"block", *_NOT_DESCRIBED} & options.keys():
-            raise ValueError  # None of what `_described` writes.
+            raise ValueError  # `_described` never writes these.
         if isinstance(options.get("norm_axis_name"), list):
             options["norm_axis_name"] = tuple(options["norm_axis_name"])
         model = create_model(metadata["model"], int(metadata["num_classes"]))
         return model.clone(**options)
     except ModelError as error:
-        raise WeightsError(f"{what} is for a model that is not there: {error}") from error
+        raise WeightsError(f"{what} is for an unknown model: {error}") from error
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(
-            f"{what} describes its model in a way that this version of resnet_jax cannot read; a"
+            f"{what} describes its model in a form that this version of resnet_jax cannot read; a"
             " newer one may"
         ) from error

@@ -10,34 +10,34 @@ from jaxtyping import Array, Float
 
 from resnet_jax.models.layers import Conv
 from resnet_jax.ops import STOCK, Kernels, stock
-from resnet_jax.ops.stock import AxisName, per_channel
+from resnet_jax.ops.stock import AxisName, Source, per_channel
 
 
 class BatchNorm(nn.Module):
-    r"""Normalises every channel by its batch or running moments, as `torch.nn.BatchNorm2d` does.
+    r"""Normalises each channel by its batch or running moments, as `torch.nn.BatchNorm2d` does.
 
     $$y = (x - \mu) / \sqrt{\sigma^2 + \epsilon} \cdot scale + bias$$
 
-    While training, $\mu$ and the *biased* variance $\sigma^2$ are those of the batch, and the
-    running statistics move to $(1 - momentum) \cdot old + momentum \cdot batch$, where the batch's
-    variance is the *unbiased* one. With a single element a channel, where PyTorch raises, the
-    unbiased variance is undefined and the biased one, zero, is taken.
+    In training, $\mu$ and the *biased* variance $\sigma^2$ are those of the batch, and the running
+    statistics become $(1 - momentum) \cdot old + momentum \cdot batch$ with the batch's *unbiased*
+    variance. With a single element per channel, for which PyTorch raises, the biased variance,
+    zero, replaces the undefined unbiased one.
 
-    Moments are computed in float32, or in float64 where the input or the parameters have it, in
-    one pass over the data about a shift that is taken from the data itself. A mean that is large
-    against the deviation therefore costs no accuracy, on the first step as on any other.
+    Moments are computed in float32, or in float64 if the input or the parameters are, in one pass
+    about a shift that is taken from the data. A mean that is large relative to the deviation
+    therefore costs no accuracy, from the first step on.
 
     Variables: `params` {"scale", "bias"} and `batch_stats` {"mean", "var"}, each of shape [c].
 
     Attributes:
-        use_running_average: normalise by the running moments and leave them as they are.
-        momentum: weight of the new batch in the running statistics (PyTorch's convention).
-        epsilon: added to the variance.
-        dtype: type of the result; by default what the input and the parameters promote to.
-        axis_name: mesh axis, or axes, over which the moments are shared. The result is that of
-            one batch made of all the shards, and so are the running statistics.
-        scale_init: initialiser of `scale`.
-        kernels: what computes it.
+      use_running_average: whether to normalise by the running moments, which stay unchanged.
+      momentum: weight of the new batch in the running statistics (PyTorch's convention).
+      epsilon: added to the variance.
+      dtype: dtype of the result; by default the promoted dtype of input and parameters.
+      axis_name: mesh axis, or axes, over which the moments are shared. The result and the running
+        statistics equal those of one batch of all shards.
+      scale_init: initialiser of `scale`.
+      kernels: the implementation.
     """
 
     use_running_average: bool
@@ -53,15 +53,15 @@ class BatchNorm(nn.Module):
         self,
         x: Float[Array, "*batch c"],
         relu: bool = False,
-        source: tuple[Float[Array, "n h w b"], Float[Array, "1 1 b c"]] | None = None,
+        source: Source | None = None,
     ) -> Float[Array, "*batch c"]:
-        """Returns the normalised input, of the same shape and of type `dtype`.
+        """Returns the normalised input, with the same shape and the dtype `dtype`.
 
         Args:
-            x: the batch.
-            relu: whether negative results become zero.
-            source: input and kernel of the 1x1 convolution of stride one whose result `x` is. Some
-                kernels compute the batch's moments, and their gradients, from these.
+          x: the batch.
+          relu: whether to apply ReLU.
+          source: input and kernel of the 1x1 convolution with stride one that produced `x`. Some
+            kernels compute the batch's moments and their gradients from them.
         """
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
@@ -102,15 +102,15 @@ def normalized(
     norm: Callable[..., Array],
     x: Float[Array, "n h w c"],
     relu: bool = False,
-    source: tuple[Float[Array, "n h w b"], nn.Module] | None = None,
+    source: tuple[Float[Array, "n h1 w1 b"], nn.Module] | None = None,
 ) -> Float[Array, "n h w c"]:
-    """Returns `norm(x)`, activated with `relu`; by a `BatchNorm`, as one function with what it can.
+    """Returns `norm(x)`, with `relu` activated; a `BatchNorm` also uses `source` and fuses ReLU.
 
     Args:
-        norm: a normalisation of any kind.
-        x: the batch.
-        relu: whether negative results become zero.
-        source: input and module of the 1x1 convolution, of one group, that made `x`.
+      norm: any normalisation.
+      x: the batch.
+      relu: whether to apply ReLU.
+      source: input and module of the 1x1 convolution with one group that produced `x`.
     """
     if not isinstance(norm, BatchNorm):
         y = norm(x)

@@ -15,18 +15,18 @@ ModuleDef = Callable[..., Any]
 
 
 class Shortcut(nn.Module):
-    """The way past a block: the identity, or what stands in for it where the shape changes.
+    """A block's shortcut: the identity, or a replacement where the shape changes.
 
-    Parameters: {"conv", "bn"} where it is a projection, none where it is not.
+    Parameters: {"conv", "bn"} if it is a projection, otherwise none.
 
     Attributes:
-        option: "A", the identity, strided and with zeros for the channels that the input lacks,
-            half of them before and half behind; "B", a 1x1 projection where the shape changes;
-            "C", a 1x1 projection everywhere.
-        conv: builds a convolution from (features, kernel_size, stride).
-        norm: builds a normalisation.
-        features: number of output channels.
-        stride: step in height and width.
+      option: "A", the identity, strided and padded with zero channels, half of them before and
+        half after the input's; "B", a 1x1 projection where the shape changes; "C", a 1x1
+        projection everywhere.
+      conv: builds a convolution from (features, kernel_size, stride).
+      norm: builds a normalisation.
+      features: number of output channels.
+      stride: step in height and width.
     """
 
     option: str
@@ -36,7 +36,7 @@ class Shortcut(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 {self.features}"]:
         """Returns the input in the shape of the block's output."""
         changes_shape = self.stride != 1 or x.shape[-1] != self.features
         if self.option == "C" or (self.option == "B" and changes_shape):
@@ -44,7 +44,7 @@ class Shortcut(nn.Module):
             return normalized(self.norm(name="bn"), conv(x), source=(x, conv))
         missing = self.features - x.shape[-1]
         before = missing // 2
-        for axis in (1, 2):  # Not indexed: then the sizes also agree where they are symbols.
+        for axis in (1, 2):  # Slices, unlike indexing, also work with symbolic sizes.
             x = lax.slice_in_dim(x, 0, x.shape[axis], self.stride, axis)
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, missing - before)))
 
@@ -53,12 +53,12 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut past them (Figure 5, left).
 
     Attributes:
-        conv: builds a convolution from (features, kernel_size, stride).
-        norm: builds a normalisation.
-        last_norm: builds the normalisation before the addition.
-        shortcut: builds a shortcut from (features, stride); None makes the block plain.
-        width: number of channels.
-        stride: step of the first convolution in height and width.
+      conv: builds a convolution from (features, kernel_size, stride).
+      norm: builds a normalisation.
+      last_norm: builds the normalisation before the addition.
+      shortcut: builds a shortcut from (features, stride); None makes the block plain.
+      width: number of channels.
+      stride: step of the first convolution in height and width.
     """
 
     expansion: ClassVar[int] = 1
@@ -71,7 +71,7 @@ class BasicBlock(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 {self.width}"]:
         """Returns the block's output, after the last activation."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
         y = normalized(self.norm(name="bn1"), y, relu=True)
@@ -86,15 +86,15 @@ class BottleneckBlock(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut past them (Figure 5, right).
 
     Attributes:
-        conv: builds a convolution from (features, kernel_size, stride, groups=...).
-        norm: builds a normalisation.
-        last_norm: builds the normalisation before the addition.
-        shortcut: builds a shortcut from (features, stride); None makes the block plain.
-        width: number of channels of the bottleneck in the paper's nets; four times as many leave.
-        stride: step of the 3x3 convolution in height and width.
-        groups: number of groups of the 3x3 convolution (ResNeXt's cardinality).
-        width_per_group: the bottleneck has width * width_per_group / 64 channels in every group.
-        stride_on_first: puts the stride on the first 1x1 convolution, as the paper does.
+      conv: builds a convolution from (features, kernel_size, stride, groups=...).
+      norm: builds a normalisation.
+      last_norm: builds the normalisation before the addition.
+      shortcut: builds a shortcut from (features, stride); None makes the block plain.
+      width: number of bottleneck channels in the paper's nets; the output has four times as many.
+      stride: step of the 3x3 convolution in height and width.
+      groups: number of groups of the 3x3 convolution (ResNeXt's cardinality).
+      width_per_group: the bottleneck has width * width_per_group / 64 channels per group.
+      stride_on_first: whether the stride is on the first 1x1 convolution, as in the paper.
     """
 
     expansion: ClassVar[int] = 4
@@ -110,7 +110,7 @@ class BottleneckBlock(nn.Module):
     stride_on_first: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 4*width"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 4*{self.width}"]:
         """Returns the block's output, after the last activation."""
         inner = self.width * self.width_per_group // 64 * self.groups
         features = self.width * self.expansion

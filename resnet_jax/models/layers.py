@@ -1,34 +1,37 @@
-"""Convolution with PyTorch's padding."""
+"""Convolution with PyTorch's padding, and the max pool."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax.ops import STOCK, Kernels
 
-# He's, by fan-out: it keeps the scale of the gradients from layer to layer.
+Images = Float[Array | np.ndarray, "n h w c"]
+
+# He initialisation by fan-out: it preserves the scale of the gradients across layers.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nn.Module):
     """Convolution, padded as `torch.nn.Conv2d(padding=dilation * (k // 2))`.
 
-    The padding is the same on all sides. XLA's "SAME" is not: with a stride of two and an even
-    size it pads less before than after, and weights from PyTorch give other logits.
+    The padding is equal on all sides. XLA's "SAME" is not: with a stride of two and an even size it
+    pads less before than after, so PyTorch's weights would give other logits.
 
-    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by its fan-out, and
-    with `use_bias` a `bias` of shape [features], zero at first.
+    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by fan-out, and
+    with `use_bias` a `bias` of shape [features], initially zero.
 
     Attributes:
-        features: number of output channels.
-        kernel_size: height and width k of the kernel, odd.
-        stride: step of the window in height and width.
-        dilation: distance between the kernel's taps.
-        groups: number of groups that the channels are split into.
-        use_bias: adds a number to each output channel; batch normalisation makes it needless.
-        dtype: type to compute in; by default what the input and the kernel promote to.
-        kernels: what computes it.
+      features: number of output channels.
+      kernel_size: height and width k of the kernel, odd.
+      stride: step of the window in height and width.
+      dilation: distance between the kernel's taps.
+      groups: number of channel groups.
+      use_bias: whether to add a bias to each channel; batch normalisation makes it redundant.
+      dtype: dtype of the computation; by default the promoted dtype of input and kernel.
+      kernels: the implementation.
     """
 
     features: int
@@ -41,7 +44,7 @@ class Conv(nn.Module):
     kernels: Kernels = STOCK
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
+    def __call__(self, x: Images) -> Float[Array, "n h2 w2 {self.features}"]:
         """Returns the convolved input."""
         size = self.kernel_size
         shape = (size, size, x.shape[-1] // self.groups, self.features)
@@ -52,3 +55,18 @@ class Conv(nn.Module):
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y + bias.astype(y.dtype)
+
+
+class MaxPool(nn.Module):
+    """The 3x3 max pool of stride two after the ImageNet stem; it has no parameters.
+
+    Attributes:
+      kernels: the implementation.
+    """
+
+    kernels: Kernels = STOCK
+
+    def __call__(self, x: Images) -> Float[Array, "n h2 w2 c"]:
+        """Returns the pooled map."""
+        pooled: Array = self.kernels.max_pool(x)
+        return pooled

@@ -1,4 +1,4 @@
-"""Training a part of a network: which parameters an optimiser moves."""
+"""Training only a part of a network: masks of the parameters that an optimiser updates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import jax
 import optax
 
-from resnet_jax.models.errors import ModelError, did_you_mean, shown
+from resnet_jax.errors import ModelError, did_you_mean, shown
 
 
 def parameter_mask(params: Mapping[str, Any], parts: str | Sequence[str]) -> dict[str, Any]:
-    """Returns a tree like `params` with True at the parameters of the named parts, else False.
+    """Returns a tree like `params`: True for parameters of the named parts, False for others.
 
     Args:
-        params: a network's parameters, `variables["params"]`.
-        parts: one or more of its parts: "stem", "stage1", "stage2", ..., "head".
+      params: a network's parameters, `variables["params"]`.
+      parts: one or more of its parts: "stem", "stage1", "stage2", ..., "head".
 
     Raises:
-        ModelError: if the network has no such part, or none is named.
+      ModelError: the network has no such part, or none is named.
     """
     names = (parts,) if isinstance(parts, str) else tuple(parts)
     listed = ", ".join(sorted(params, key=_order))
     if not names:
-        raise ModelError(f"no part to train is named. There are {listed}")
+        raise ModelError(f"no part to train is named; choose from {listed}")
     for name in names:
         if name not in params:
             hint = did_you_mean(name, params)
-            raise ModelError(f"unknown part {shown(name)}{hint} There are {listed}")
+            raise ModelError(f"unknown part {shown(name)}{hint}; choose from {listed}")
     return {
         name: jax.tree.map(lambda _, chosen=name in names: chosen, subtree)
         for name, subtree in params.items()
@@ -36,19 +36,19 @@ def parameter_mask(params: Mapping[str, Any], parts: str | Sequence[str]) -> dic
 def train_only(
     optimizer: optax.GradientTransformation, parts: str | Sequence[str]
 ) -> optax.GradientTransformation:
-    """Returns an optimiser that trains the named parts of a network and leaves the others alone.
+    """Returns an optimiser that trains only the named parts of a network.
 
-    The updates of all other parameters are zero, so that they stay as they are bit for bit: no
-    weight decay reaches them, and there is no momentum of theirs in the state. (`optax.masked`
-    alone hands their gradients through as updates.) Running statistics are no parameters: with
-    `freeze_batch_norm=True` the model leaves them alone, too.
+    The updates of all other parameters are zero, so they stay unchanged bit for bit: they have no
+    weight decay and no momentum in the state. (`optax.masked` alone passes their gradients through
+    as updates.) Running statistics are not parameters: freeze them, too, by a model with
+    `freeze_batch_norm=True`.
 
     Args:
-        optimizer: what trains the named parts.
-        parts: one or more of "stem", "stage1", "stage2", ..., "head".
+      optimizer: the optimiser of the named parts.
+      parts: one or more of "stem", "stage1", "stage2", ..., "head".
 
     Raises:
-        ModelError: from `init`, if the network has no such part, or none is named.
+      ModelError: from `init`, if the network has no such part, or none is named.
     """
 
     def labels(params: Mapping[str, Any]) -> Any:
@@ -59,5 +59,5 @@ def train_only(
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Sorts a network's parts from the first to the last."""
+    """Returns the sorting key of a network's parts, from first to last."""
     return {"stem": 0, "head": 2}.get(name, 1), name

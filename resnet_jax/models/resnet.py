@@ -1,5 +1,6 @@
 """Residual networks and their plain twins ("Deep Residual Learning", arXiv 1512.03385)."""
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,8 +12,9 @@ from jaxtyping import Array, Float
 
 from resnet_jax.models.batch_norm import BatchNorm, normalized
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
-from resnet_jax.models.checks import check_fields, check_images
-from resnet_jax.models.layers import Conv
+from resnet_jax.models.checks import check_fields
+from resnet_jax.models.images import check_images
+from resnet_jax.models.layers import Conv, Images, MaxPool
 from resnet_jax.ops import get_kernels
 
 # torch.nn.Linear's: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
@@ -23,11 +25,11 @@ class Stem(nn.Module):
     """The first convolution, normalised and activated.
 
     Attributes:
-        conv: builds a convolution from (features, kernel_size, stride).
-        norm: builds a normalisation.
-        features: number of output channels.
-        kernel_size: height and width of the kernel.
-        stride: step in height and width.
+      conv: builds a convolution from (features, kernel_size, stride).
+      norm: builds a normalisation.
+      features: number of output channels.
+      kernel_size: height and width of the kernel.
+      stride: step in height and width.
     """
 
     conv: ModuleDef
@@ -37,22 +39,28 @@ class Stem(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
+    def __call__(self, x: Images) -> Float[Array, "n h2 w2 {self.features}"]:
         """Returns the activated map."""
-        x = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
-        return normalized(self.norm(name="bn"), x, relu=True)
+        y = self.conv(self.features, self.kernel_size, self.stride, name="conv")(x)
+        return normalized(self.norm(name="bn"), y, relu=True)
+
+
+_STEMS = {
+    "imagenet": partial(Stem, kernel_size=7, stride=2),
+    "cifar": partial(Stem, kernel_size=3, stride=1),
+}
 
 
 class Stage(nn.Module):
-    """Blocks of equal width; the first one takes the step to the stage's map size.
+    """Blocks of equal width; the first one reduces the map to the stage's size.
 
     Attributes:
-        block: builds a block from (conv, stride).
-        conv: builds a convolution.
-        size: number of blocks.
-        stride: step of the first block in height and width.
-        first_dilation: dilation of the 3x3 convolution of the first block.
-        dilation: dilation of the 3x3 convolutions of the others.
+      block: builds a block from (conv, stride).
+      conv: builds a convolution.
+      size: number of blocks.
+      stride: step of the first block in height and width.
+      first_dilation: dilation of the 3x3 convolution of the first block.
+      dilation: dilation of the 3x3 convolutions of the others.
     """
 
     block: ModuleDef
@@ -65,7 +73,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
         """Returns the last block's output."""
-        # On a 1x1 convolution a dilation has no effect.
+        # Dilation has no effect on a 1x1 convolution.
         conv = partial(self.conv, dilation=self.first_dilation)
         x = self.block(conv=conv, stride=self.stride, name="block1")(x)
         conv = partial(self.conv, dilation=self.dilation)
@@ -77,52 +85,54 @@ class Stage(nn.Module):
 class ResNet(nn.Module):
     """A residual network, or its plain twin, for images of any size and number of channels.
 
-    Table 1 of the paper with the defaults; Section 4.2 with three stages of 16, 32 and 64
-    channels and the "cifar" stem. `create_model` builds the named ones.
+    The defaults are the networks of the paper's Table 1; three stages of 16, 32 and 64 channels
+    with the "cifar" stem are those of Section 4.2. `create_model` builds the named networks.
 
     Variables: `params` {"stem": {"conv", "bn"}, "stage1": {"block1": {"conv1", "bn1", ...,
-    "shortcut": {"conv", "bn"}}, ...}, ..., "head": {"kernel", "bias"}} and, for every "bn",
+    "shortcut": {"conv", "bn"}}, ...}, ..., "head": {"kernel", "bias"}} and, for each "bn",
     `batch_stats` {"mean", "var"}. All are float32.
 
     Attributes:
-        stage_sizes: number of blocks in each stage; every stage after the first halves the map.
-        block: `BasicBlock` or `BottleneckBlock`.
-        num_classes: number of logits.
-        stage_widths: width of the blocks of each stage; the stem has that of the first.
-        stem: "imagenet", 7x7 with stride 2 and a 3x3 max pool with stride 2, or "cifar", 3x3.
-        residual: False leaves the shortcuts out.
-        shortcut: "A", "B" or "C" (see `Shortcut`); without effect on a plain network.
-        groups: number of groups of the bottleneck's 3x3 convolution (ResNeXt).
-        width_per_group: channels of the bottleneck for each group and 64 of width (ResNeXt, wide).
-        stride_on_first: the bottleneck's stride sits on its first 1x1 convolution, as in the
-            paper ("v1"), not on the 3x3, as in torchvision ("v1.5").
-        zero_init_residual: every block starts as its shortcut: its last scale is zero at first.
-        replace_stride_with_dilation: for each stage after the first, whether its stride gives way
-            to a dilation of the 3x3 convolutions, as in torchvision; bottlenecks only.
-        freeze_batch_norm: normalise by the running statistics, and leave them as they are, also
-            while training. Scales and biases still have gradients.
-        folded: the convolutions have biases and there is no batch normalisation, nor
-            `batch_stats`; what `resnet_jax.fold_batch_norm` returns.
-        remat: keep only the blocks' inputs for the backward pass and compute the rest of their
-            activations anew; the same gradients from less memory, at the cost of a second forward
-            pass.
-        norm_axis_name: mesh axis, or axes, of `jax.shard_map`, over which the batch's statistics
-            are shared. By default every shard has its own. Without `shard_map`, under a `jax.jit`
-            of sharded arrays, the statistics are the whole batch's.
-        dtype: type to compute in; by default what the images and the parameters promote to.
-        kernels: "stock", JAX's own operations, right in every transformation; "cpu" or "gpu",
-            faster forms for such a device with the same results, without forward mode; "auto",
-            those for JAX's default device.
+      stage_sizes: number of blocks per stage; each stage after the first halves the map.
+      block: `BasicBlock` or `BottleneckBlock`.
+      num_classes: number of logits.
+      stage_widths: width of the blocks of each stage; the stem has that of the first.
+      stem: "imagenet", 7x7 with stride 2 and a 3x3 max pool with stride 2; "cifar", 3x3; or a
+        function of (conv, norm, features) that returns a custom module named "stem" with its
+        pooling. If it builds its layers as `Stem` does, everything here works with it.
+      residual: whether blocks have shortcuts; False for a plain network.
+      shortcut: "A", "B" or "C" (see `Shortcut`); ignored by a plain network.
+      groups: number of groups of the bottleneck's 3x3 convolution (ResNeXt).
+      width_per_group: bottleneck channels per group and 64 of width (ResNeXt, wide).
+      stride_on_first: whether the bottleneck's stride is on its first 1x1 convolution, as in the
+        paper ("v1"), not on the 3x3, as in torchvision ("v1.5").
+      zero_init_residual: whether each block's last scale starts at zero, so that the block starts
+        as its shortcut.
+      replace_stride_with_dilation: for each stage after the first, whether dilation of the 3x3
+        convolutions replaces its stride, as in torchvision; bottlenecks only.
+      freeze_batch_norm: whether training, too, normalises by the running statistics and leaves
+        them unchanged. Scales and biases still have gradients.
+      folded: whether convolutions have biases and batch normalisation and `batch_stats` are
+        absent, as `resnet_jax.fold_batch_norm` returns it.
+      remat: whether the backward pass keeps only the blocks' inputs and recomputes the other
+        activations: the same gradients with less memory and a second forward pass.
+      norm_axis_name: mesh axis, or axes, of `jax.shard_map` over which batch statistics are
+        shared; by default they are per shard. Without `shard_map`, in a `jax.jit` of sharded
+        arrays, the statistics are those of the whole batch.
+      dtype: dtype of the computation; by default the promoted dtype of images and parameters.
+      kernels: "stock", JAX's own operations, correct in every transformation; "cpu" or "gpu",
+        faster implementations for that device with the same results, without forward-mode
+        differentiation; "auto", those for JAX's default device.
 
     Raises:
-        ModelError: for a value that is not one of those, or that does not go with the others.
+      ModelError: a value is invalid, or does not fit the others.
     """
 
     stage_sizes: Sequence[int]
     block: type[BasicBlock] | type[BottleneckBlock]
     num_classes: int = 1000
     stage_widths: Sequence[int] = (64, 128, 256, 512)
-    stem: str = "imagenet"
+    stem: str | ModuleDef = "imagenet"
     residual: bool = True
     shortcut: str = "B"
     groups: int = 1
@@ -138,23 +148,21 @@ class ResNet(nn.Module):
     kernels: str = "stock"
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        # Lists, as configurations hold them, would leave the module without a hash.
+        check_fields({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        # A module with lists, as in configurations, would not be hashable.
         for name in ("stage_sizes", "stage_widths", "replace_stride_with_dilation"):
             value = getattr(self, name)
             object.__setattr__(self, name, value if value is None else tuple(value))
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "n h w c"], train: bool = False
-    ) -> Float[Array, "n num_classes"]:
-        """Returns the logits, in float32 (in float64 where images or parameters have it).
+    def __call__(self, images: Images, train: bool = False) -> Float[Array, "n {self.num_classes}"]:
+        """Returns the logits in float32 (float64 if images or parameters are).
 
         Args:
-            images: normalised images.
-            train: normalise by the batch's statistics and update the running ones; make
-                "batch_stats" mutable then.
+          images: normalised images.
+          train: whether to normalise by the batch's statistics and update the running ones, for
+            which "batch_stats" must be mutable.
         """
         x = next(reversed(self.features(images, train).values()))
         x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=(1, 2))
@@ -168,13 +176,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def features(
-        self, images: Float[Array, "n h w c"], train: bool = False
-    ) -> OrderedDict[str, Float[Array, "n h2 w2 c2"]]:
+        self, images: Images, train: bool = False
+    ) -> OrderedDict[str, Float[Array, "n _h _w _c"]]:
         """Returns the maps "stem", "stage1", "stage2", ... in this order, in the compute dtype.
 
-        "stem" is the activated map before the max pool. Arguments are those of `__call__`.
+        "stem" is the activated map before the max pool. The arguments are those of `__call__`.
         """
-        check_images(self, images)
+        check_images(self.variables.get("params", {}), images)
         kernels = get_kernels(self.kernels)
         conv = partial(Conv, use_bias=self.folded, dtype=self.dtype, kernels=kernels)
         norm = partial(
@@ -200,12 +208,11 @@ class ResNet(nn.Module):
                 stride_on_first=self.stride_on_first,
             )
 
-        kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        stem = Stem(conv, norm, self.stage_widths[0], kernel_size, stride, name="stem")
-        x = stem(images)
+        stem = _STEMS[self.stem] if isinstance(self.stem, str) else self.stem
+        x = stem(conv=conv, norm=norm, features=self.stage_widths[0], name="stem")(images)
         features = OrderedDict(stem=x)
         if self.stem == "imagenet":
-            x = kernels.max_pool(x)
+            x = MaxPool(kernels, name="pool")(x)
         replaced = (False, *(self.replace_stride_with_dilation or [False] * len(self.stage_sizes)))
         dilation = 1
         for index, size in enumerate(self.stage_sizes):

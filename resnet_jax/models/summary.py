@@ -1,4 +1,4 @@
-"""What a network is made of: the outputs, parameters and multiply-adds of its stages (Table 1)."""
+"""Summaries of networks: outputs, parameters and multiply-adds per stage (Table 1)."""
 
 import dataclasses
 import math
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from resnet_jax.models.checks import check_count, image_sides
+from resnet_jax.models.checks import check_count
+from resnet_jax.models.images import image_sides
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.resnet import ResNet
 
@@ -19,13 +20,13 @@ class StageSummary:
     """One line of the table of a network's stages.
 
     Attributes:
-        name: "stem", "stage1", ... or "head".
-        num_blocks: number of residual blocks; 0 for stem and head.
-        output_shape: (height, width, channels) of the stage's map, (num_classes,) of the head. The
-            stem's is the map before the max pool, as `features` returns it.
-        num_parameters: number of trainable numbers: kernels, biases and the scales and biases of
-            batch normalisation, but no running statistics.
-        num_multiply_adds: for one image; see `count_multiply_adds`.
+      name: "stem", "stage1", ... or "head".
+      num_blocks: number of residual blocks; 0 for stem and head.
+      output_shape: (height, width, channels) of the stage's map, (num_classes,) of the head. The
+        stem's is the map before the max pool, as `features` returns it.
+      num_parameters: number of trainable parameters: kernels, biases, and the scales and biases
+        of batch normalisation; without running statistics.
+      num_multiply_adds: multiply-adds per image; see `count_multiply_adds`.
     """
 
     name: str
@@ -40,16 +41,16 @@ def summarize(
 ) -> list[StageSummary]:
     """Returns the network's stages from the stem to the head, with their sizes and costs.
 
-    Nothing is computed or allocated: the network is traced with shapes alone.
+    It computes and allocates nothing: the network is only traced with shapes.
 
     Args:
-        model: what `create_model` returns.
-        image_size: height and width of the images, one number for both; by default 224, and 32 for
-            the "cifar" stem, the paper's.
-        channels: number of channels of the images.
+      model: a model of `create_model`.
+      image_size: height and width of the images, or one number for both; by default the paper's:
+        224, or 32 for the "cifar" stem.
+      channels: number of channels of the images.
 
     Raises:
-        ModelError: if a size is not a whole number of at least 1.
+      ModelError: a size is not an integer of at least 1.
     """
     height, width = image_sides(model, image_size)
     check_count("channels", channels)
@@ -61,7 +62,7 @@ def summarize(
         module = context.module
         if isinstance(module, Conv | nn.Dense) and context.method_name == "__call__":
             kernel = module.variables["params"]["kernel"]
-            # Each number of the output is a sum over all of the kernel's axes but the last.
+            # Each output element is a sum over all of the kernel's axes but the last.
             multiply_adds[module.path] = output.size * math.prod(kernel.shape[:-1])
         elif context.method_name == "features":
             shapes.update((name, value.shape[1:]) for name, value in output.items())
@@ -88,8 +89,8 @@ def count_parameters(model: ResNet, channels: int = 3) -> int:
     """Returns the number of a network's parameters, without running statistics.
 
     Args:
-        model: what `create_model` returns.
-        channels: number of channels of the images.
+      model: a model of `create_model`.
+      channels: number of channels of the images.
     """
     return sum(stage.num_parameters for stage in summarize(model, channels=channels))
 
@@ -97,25 +98,24 @@ def count_parameters(model: ResNet, channels: int = 3) -> int:
 def count_multiply_adds(
     model: ResNet, image_size: int | tuple[int, int] | None = None, channels: int = 3
 ) -> int:
-    """Returns how many multiplications, each with an addition, the logits of one image take.
+    """Returns the number of multiply-adds for the logits of one image.
 
-    Convolutions, those of the shortcuts among them, and the classifier are counted; batch
-    normalisation, activations, additions and pooling are not. Products with the zeros of the
-    padding are counted. So does the paper count: these are the figures of Table 1 to their two
-    digits, with option A for 18 and 34 layers and the "_v1" nets (whose 3.858e9 for 50 layers it
-    cuts to 3.8e9).
+    It counts convolutions (including shortcuts and products with the padding's zeros) and the
+    classifier, but not batch normalisation, activations, additions and pooling. The paper counts
+    in the same way: the numbers equal Table 1 to its two digits, with option A for 18 and 34 layers
+    and the "_v1" networks (it truncates 3.858e9 for 50 layers to 3.8e9).
 
     Args:
-        model: what `create_model` returns.
-        image_size: height and width of the images, one number for both; by default 224, and 32 for
-            the "cifar" stem.
-        channels: number of channels of the images.
+      model: a model of `create_model`.
+      image_size: height and width of the images, or one number for both; by default 224, or 32
+        for the "cifar" stem.
+      channels: number of channels of the images.
     """
     return sum(stage.num_multiply_adds for stage in summarize(model, image_size, channels))
 
 
 def format_summary(stages: Sequence[StageSummary]) -> str:
-    """Returns the stages and their totals as a table for people, without a last line break."""
+    """Formats the stages and their totals as a table, without a trailing newline."""
     total = StageSummary(
         name="total",
         num_blocks=sum(stage.num_blocks for stage in stages),

@@ -1,4 +1,4 @@
-"""Convolution, max pool and batch normalisation: JAX's own by default, faster forms on request."""
+"""Convolution, max pool, batch normalisation: JAX's own by default, faster ones on request."""
 
 from resnet_jax.ops.kernels import NAMES, STOCK, Kernels, get_kernels
 

@@ -1,6 +1,6 @@
-"""Forms for GPUs: fewer passes over memory, and the stem on tensor cores.
+"""Implementations for GPUs: fewer passes over memory, and the stem on tensor cores.
 
-Reverse mode only. Values and gradients equal those of `resnet_jax.ops.stock` up to rounding.
+Only reverse mode. Values and gradients equal those of `resnet_jax.ops.stock` up to rounding.
 """
 
 from functools import partial
@@ -13,16 +13,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax.ops import stock
-from resnet_jax.ops.stock import DIMENSIONS, AxisName, Images, Kernel, Map, PerChannel
+from resnet_jax.ops.stock import DIMENSIONS, AxisName, Convolved, Images, Kernel, Map, PerChannel
+
+Inputs = Float[Array, "n h w b"]
 
 
-def conv(x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1) -> Images:
+def conv(
+    x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> Convolved:
     """Convolves as `stock.conv` does; a 7x7 kernel of few channels as 4x4 over blocks of pixels.
 
     Three channels use a fraction of a tensor core's width. A block of 2x2 pixels has four times as
-    many, and the window of 7x7 pixels two apart becomes one of 4x4 blocks one apart.
+    many, and a 7x7 window with stride 2 over pixels becomes a 4x4 window with stride 1 over blocks.
     """
-    if kernel.shape[0] == 1:  # The batch normalisation after it takes the same slice.
+    if kernel.shape[0] == 1:  # The following batch normalisation uses the same slice.
         return stock.conv(x[:, ::stride, ::stride], kernel, groups=groups)
     if (kernel.shape[0], stride, dilation, groups) != (7, 2, 1, 1) or kernel.shape[2] > 4:
         return stock.conv(x, kernel, stride, dilation, groups)
@@ -40,11 +44,11 @@ def conv(x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: 
 def batch_norm(
     x: Images, *vectors: Array, relu: bool = False, source: Any = None, **options: Any
 ) -> tuple[Array, ...]:
-    """Normalises as `stock.batch_norm` does, with gradients of passes over maps written by hand.
+    """Normalises as `stock.batch_norm` does, with hand-written gradients of passes over maps.
 
-    A widening convolution has a smaller input than result. The moments of the result follow from
-    the input's: with C the covariance of the input, the variance is that of k C k^T. The sums of
-    the backward pass do as well, so that the result is not kept.
+    The input of a widening convolution is smaller than its result. The result's moments follow from
+    the input's: with C the covariance of the input, the variance is the diagonal of k^T C k. So do
+    the sums of the backward pass, so the result need not be kept.
     """
     inputs: tuple[Array, ...] = ()
     moments, affine = partial(stock.moments, means=_means), _affine
@@ -52,12 +56,12 @@ def batch_norm(
         inputs = source[0].astype(x.dtype), source[1][0, 0].astype(x.dtype)
         moments, affine = partial(_moments_of_product, *inputs), _affine_of_product
     options["affine"] = lambda dtype, relu, *own: affine(dtype, relu, *stock.alike(*inputs, *own))
-    options["images"] = slice(1)  # A mean over one image is no kernel of its own.
+    options["images"] = slice(1)  # A mean over one image needs no separate kernel.
     return stock.batch_norm(x, *vectors, relu=relu, moments=moments, **options)
 
 
 def _sums(a: Map, b: Map) -> tuple[PerChannel, PerChannel]:
-    """Returns the sums of two maps over all axes but the last, as one reduction."""
+    """Returns the sums of two maps over all axes but the last, in one reduction."""
     zeros, axes = (jnp.zeros((), a.dtype),) * 2, range(a.ndim - 1)
     sums = lax.reduce((a, b), zeros, lambda x, y: (x[0] + y[0], x[1] + y[1]), axes)
     return stock.per_channel(sums[0], a), stock.per_channel(sums[1], a)
@@ -65,7 +69,7 @@ def _sums(a: Map, b: Map) -> tuple[PerChannel, PerChannel]:
 
 @jax.custom_vjp
 def _means(x: Map, shift: PerChannel) -> tuple[PerChannel, PerChannel]:
-    """Computes `stock.means`; the shift counts as a constant."""
+    """Computes `stock.means`; the shift is a constant for differentiation."""
     shifted, count = x - shift, x.size // x.shape[-1]
     sum_x, sum_square = _sums(shifted, shifted**2)
     return sum_x / count, sum_square / count
@@ -88,8 +92,8 @@ def _affine_gradient(
     shifted, offset, g = x - shift, bias - mean * slope, g.astype(x.dtype)
     by_sums = by_x = g
     if relu:
-        # The same condition twice, and neither in the words of the result: what XLA takes for the
-        # same, it computes once and writes to memory between the passes.
+        # Two different expressions of one condition, neither of them that of the result: XLA would
+        # compute a common one once and write it to memory between the passes.
         by_sums = jnp.where((shift - x) * slope < offset, g, 0)
         by_x = jnp.where(shifted * slope > -offset, g, 0)
     sum_g, sum_gx = _sums(by_sums, by_sums * (shifted - mean))
@@ -100,9 +104,9 @@ _affine.defvjp(lambda *args: (stock.affine(*args), args[2:]), _affine_gradient)
 
 
 def _moments_of_product(
-    u: Images, kernel: Array, x: Images, shift: PerChannel, axis_name: AxisName
+    u: Inputs, kernel: Float[Array, "b c"], x: Images, shift: PerChannel, axis_name: AxisName
 ) -> tuple[PerChannel, PerChannel]:
-    """Computes `stock.moments` of x, the product of u and kernel."""
+    """Computes `stock.moments` of x, the product of u and the kernel."""
     kernel = kernel.astype(x.dtype)
     mean, gram = stock.averaged(_input_moments(x.dtype, u), axis_name)
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
@@ -111,20 +115,20 @@ def _moments_of_product(
     return mean - shift, var
 
 
-def _sum_of_products(a: Images, b: Images, dtype: DTypeLike) -> Float[Array, "c d"]:
+def _sum_of_products(a: Inputs, b: Images, dtype: DTypeLike) -> Float[Array, "b c"]:
     """Returns the sum over pixels of the outer products of two maps."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _input_moments(dtype: DTypeLike, u: Images) -> tuple[Array, Array]:
+def _input_moments(dtype: DTypeLike, u: Inputs) -> tuple[Array, Array]:
     """Returns the mean over pixels of u, and of its outer product with itself."""
     count = u.size // u.shape[-1]
     return jnp.mean(u.astype(dtype), (0, 1, 2)), _sum_of_products(u, u, dtype) / count
 
 
-def _input_moments_gradient(dtype: DTypeLike, u: Images, by: tuple[Array, Array]) -> tuple[Array]:
+def _input_moments_gradient(dtype: DTypeLike, u: Inputs, by: tuple[Array, Array]) -> tuple[Array]:
     mean, gram = ((cotangent / (u.size // u.shape[-1])).astype(u.dtype) for cotangent in by)
     return (stock.conv(u, (gram + gram.T)[None, None]) + stock.per_channel(mean, u),)
 
@@ -134,9 +138,9 @@ _input_moments.defvjp(lambda dtype, u: (_input_moments(dtype, u), u), _input_mom
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _affine_of_product(
-    dtype: DTypeLike, relu: bool, u: Images, kernel: Array, *arrays: Array
+    dtype: DTypeLike, relu: bool, u: Inputs, kernel: Float[Array, "b c"], *arrays: Array
 ) -> Images:
-    """Computes `stock.affine` of x, the product of u and kernel, which take its gradient."""
+    """Computes `stock.affine` of x, the product of u and the kernel, which receive its gradient."""
     return stock.affine(dtype, relu, *arrays)
 
 
@@ -149,7 +153,7 @@ def _affine_of_product_gradient(
     products = _sum_of_products(u, g, shift.dtype)
     sum_gx = jnp.sum(wide * products, 0) - (shift + mean).ravel() * sum_g
     by_u = stock.conv(g, (wide * slopes).astype(g.dtype).T[None, None])
-    sum_g, sum_gx = stock.per_channel(sum_g, u), stock.per_channel(sum_gx, u)
+    sum_g, sum_gx = stock.per_channel(sum_g, g), stock.per_channel(sum_gx, g)
     return by_u, (products * slopes).astype(kernel.dtype), None, None, -slope * sum_g, sum_gx, sum_g
 
 

@@ -6,17 +6,17 @@ from typing import Any
 
 import jax
 
-from resnet_jax.ops import cpu, gpu, pooling, stock
+from resnet_jax.ops import gpu, pooling, stock
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """The operations that a network is made of.
+    """The implementations of a network's operations.
 
     Attributes:
-      conv: `stock.conv`, or a function like it.
-      max_pool: `stock.max_pool`, or a function like it.
-      batch_norm: `stock.batch_norm`, or a function like it.
+      conv: `stock.conv` or an equivalent function.
+      max_pool: `stock.max_pool` or an equivalent function.
+      batch_norm: `stock.batch_norm` or an equivalent function.
     """
 
     conv: Callable[..., Any] = stock.conv
@@ -25,14 +25,16 @@ class Kernels:
 
 
 STOCK = Kernels()
+"""JAX's own operations."""
 
 _SETS = {
     "stock": STOCK,
-    "cpu": Kernels(cpu.conv, pooling.max_pool),
+    "cpu": Kernels(max_pool=pooling.max_pool),
     "gpu": Kernels(gpu.conv, pooling.max_pool, gpu.batch_norm),
 }
 
-NAMES = (*_SETS, "auto")  # What `get_kernels` takes.
+NAMES = (*_SETS, "auto")
+"""Names that `get_kernels` accepts."""
 
 
 def get_kernels(name: str) -> Kernels:

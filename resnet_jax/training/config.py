@@ -1,30 +1,54 @@
-"""What a run is told: every key with its type, its default and its check.
+"""The configuration keys: the type, range, default and meaning of each.
 
-A file under `configs/` starts from `default_config()`, sets what its experiment is about and
-returns the `ConfigDict`; `--config.KEY=VALUE` changes a key; `resolve` checks the whole and freezes
-it as a `TrainConfig`, which is all that the trainer sees.
+A file under `configs/` starts from `default_config()`, sets its experiment's keys and returns the
+`ConfigDict`. `--config.KEY=VALUE` overrides a key. `resolve` checks the result and freezes it as a
+`TrainConfig`.
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import pydantic
 from ml_collections import ConfigDict, config_dict
+from pydantic import AfterValidator, Field
 
-from ..data import AUGMENTATIONS, PREPROCESSES
-from .stop import parse_duration
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; the message names the key and the remedy, in one line."""
+from resnet_jax.errors import ConfigError, did_you_mean
+from resnet_jax.runtime.interrupts import parse_duration
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Changeable:
+    """Marks a key that a resumed run may change."""
+
+
+CHANGEABLE = _Changeable()
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+NotNegative = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Duration = Annotated[str, AfterValidator(_duration)]
+
+
+@pydantic.dataclasses.dataclass(
+    frozen=True,
+    kw_only=True,
+    config=pydantic.ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True),
+)
 class TrainConfig:
-    """One experiment. Steps count updates; errors are fractions; sizes are in pixels."""
+    """One experiment. Steps count updates; errors are fractions; sizes are in pixels.
+
+    Raises:
+      ConfigError: a key is unknown, or a value has the wrong type or is out of range.
+    """
 
     # The network.
     model: str = "resnet50"
@@ -32,185 +56,144 @@ class TrainConfig:
     model_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options of `create_model`, such as `shortcut` and `zero_init_residual`."""
     init_from: str | None = None
-    """Fine-tuning: a weights file of any origin, or a work directory, to begin with."""
+    """Weights to start from: a weights file in any supported format, or a work directory."""
     skip_head: bool = False
-    """Whether the classifier of `init_from` is left out for a new one."""
-    num_classes: int | None = None
-    """Outputs of the classifier; as many as the data set has classes if not given."""
+    """Whether to replace the classifier of `init_from` with a newly initialised one."""
+    num_classes: Count | None = None
+    """Outputs of the classifier; by default the data set's number of classes."""
     remat: bool = False
-    """Whether activations are computed anew in the backward pass: less memory, a third slower."""
-    batch_norm: str = "local"
+    """Whether to recompute activations in the backward pass: less memory, a third slower."""
+    batch_norm: Literal["local", "global"] = "local"
     """`"local"`: statistics per device, as in the paper; `"global"`: shared by all devices."""
-    dtype: str = "float32"
-    """What convolutions compute in; parameters, statistics, logits and loss stay float32."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """The dtype of convolutions; parameters, statistics, logits and loss stay float32."""
 
     # The data.
     dataset: str = "imagenet2012"
-    """A TFDS data set in ArrayRecord form, or `fashion_mnist_mini`, which is bundled."""
-    data_dir: str | None = None
-    """Where TFDS data sets lie; TFDS's own default (`~/tensorflow_datasets`) if not given."""
+    """A TFDS data set, a folder, the bundled `fashion_mnist_mini`, or a registered name."""
+    data_dir: Annotated[str | None, CHANGEABLE] = None
+    """The folder of TFDS data sets; by default TFDS's own (`~/tensorflow_datasets`)."""
     train_split: str = "train"
-    """In TFDS's syntax: `train`, `train[:45000]`, …"""
+    """The training split in TFDS's syntax: `train`, `train[:45000]`, …"""
     eval_split: str = "validation"
-    """The split whose error is reported; every image of it counts exactly once."""
-    image_size: int | None = None
-    """Side of the crops of augmentation `imagenet`; the others keep the images' own size."""
-    channels: int | None = None
-    """3 or 1, to turn images into colour or grey; the data set's own if not given."""
+    """The split to evaluate; each of its images counts exactly once."""
+    image_size: Count | None = None
+    """Side of the crops of the `imagenet` augmentations; the others keep the images' size."""
+    channels: Literal[1, 3] | None = None
+    """Converts images to colour (3) or greyscale (1); by default the data set's own channels."""
     augmentation: str = "imagenet"
-    """`none`, `cifar` (pad 4, crop, mirror) or `imagenet` (random resized crop, mirror)."""
+    """`none`, `cifar` (pad 4, crop, mirror), `imagenet` (random resized crop, mirror),
+    `imagenet_paper` (random scale, crop, mirror), or a name of `register_augmentation`."""
     preprocess: str = "torchvision"
-    """`torchvision`, `caffe`, `cifar` (per-pixel mean subtracted) or `none`."""
-    color_augmentation: str = "none"
-    """`none`, or `pca`: along the principal components of ImageNet's colours, as in AlexNet."""
-    on_bad_image: str = "error"
-    """`error`: an image that cannot be decoded ends the run; `skip`: the next one stands in."""
-    loader_threads: int | None = None
-    """Batches made ready at a time, a thread each; one a processor, at most 16, if not given."""
-    loader_workers: int = 0
-    """Processes that load, each with its threads; with 0 the threads are the run's own."""
-    device_resident: str = "auto"
-    """Whether the training images are kept on the devices, which cut the same batches from them:
-    `yes`, `no`, or `auto`, on an accelerator where they are arrays of at most 1 GiB."""
+    """`torchvision`, `caffe`, `cifar` (per-pixel mean subtracted), `none`, or a registered name."""
+    color_augmentation: Literal["none", "pca"] = "none"
+    """`none`, or `pca`: shifts colours along ImageNet's principal components, as AlexNet does."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """An undecodable image ends the run (`error`) or is replaced by the next one (`skip`)."""
+    loader_threads: Annotated[Count | None, CHANGEABLE] = None
+    """Threads that prepare batches, one batch each; by default one per processor, at most 16."""
+    loader_workers: Annotated[NotNegative, CHANGEABLE] = 0
+    """Loader processes, each with its own threads; with 0 the threads run in the main process."""
+    device_resident: Annotated[Literal["auto", "yes", "no"], CHANGEABLE] = "auto"
+    """Whether the devices keep the training images and cut the same batches from them: `yes`,
+    `no`, or `auto`, which means yes on accelerators for data sets of arrays of at most 1 GiB."""
 
     # The optimiser.
-    batch_size: int = 256
-    """Images a step, over all devices."""
-    accumulate_steps: int = 1
-    """Into how many parts, one after the other, each device's share of a batch is divided."""
-    eval_batch_size: int | None = None
-    """Images an evaluation step; `batch_size` if not given. Rounded up to the device count."""
-    num_steps: int | None = None
-    """Length of the run in steps; or give `num_epochs`."""
-    num_epochs: float | None = None
+    optimizer: str = "sgd"
+    """`sgd`, `adamw`, `lars`, `lamb`, `rmsprop`, or a name of `register_optimizer`."""
+    optimizer_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Further arguments of the optimiser, such as optax's `b1`, `b2` and `eps`."""
+    train_parts: tuple[str, ...] = ()
+    """Parts of the network to train, such as `("head",)`; all parts if empty."""
+    loss: str = "cross_entropy"
+    """`cross_entropy`, `bce`, or a name of `register_loss`."""
+    batch_augmentation: str | None = None
+    """A name of `register_batch_augmentation`; it changes images and targets inside the step."""
+    batch_size: Count = 256
+    """Images per step, over all devices."""
+    accumulate_steps: Count = 1
+    """Number of equal parts of each device's share of a batch, computed sequentially."""
+    eval_batch_size: Annotated[Count | None, CHANGEABLE] = None
+    """Images per evaluation step, by default `batch_size`; rounded up to fit the devices."""
+    num_steps: Annotated[Count | None, CHANGEABLE] = None
+    """Length of the run in steps; alternatively, set `num_epochs`."""
+    num_epochs: Annotated[Positive | None, CHANGEABLE] = None
     """Length of the run in passes over the training split."""
-    learning_rate: float = 0.1
-    """The highest learning rate, for `learning_rate_batch_size` images a step."""
-    learning_rate_batch_size: int | None = None
+    learning_rate: Positive = 0.1
+    """The peak learning rate, for `learning_rate_batch_size` images per step."""
+    learning_rate_batch_size: Count | None = None
     """If given, the learning rate is scaled by `batch_size / learning_rate_batch_size`."""
-    schedule_steps: int | None = None
-    """Steps that the schedule is laid out for: the config file's `num_steps` if not given, so that
-    a run cut short on the command line follows the beginning of the recipe's schedule."""
-    schedule_epochs: float | None = None
-    """The same in passes over the training split."""
+    schedule_steps: Count | None = None
+    """Length of the schedule in steps, by default the config file's `num_steps`: a run shortened
+    on the command line follows the start of the recipe's schedule."""
+    schedule_epochs: Positive | None = None
+    """Length of the schedule in passes over the training split."""
     scale_schedule: bool = False
-    """Whether a length from the command line stretches the schedule's boundaries and warm-up."""
+    """Whether a run length from the command line stretches the schedule and its warm-up."""
     schedule: str = "cosine"
     """`constant`, `step` (times `decay_factor` at each of `boundaries`), `cosine` (to zero) or
     `plateau` (times `decay_factor` when the evaluation error stops falling)."""
-    warmup_steps: int | None = None
-    """Steps over which the learning rate rises linearly; or give `warmup_epochs`."""
-    warmup_epochs: float | None = None
-    """Passes over the training split during which the learning rate rises linearly."""
-    warmup_until_error: float | None = None
-    """Warm-up by training error: until it is below this fraction, `warmup_learning_rate` holds."""
-    warmup_learning_rate: float = 0.01
-    """The learning rate while `warmup_until_error` is awaited."""
-    boundaries: tuple[int, ...] = ()
+    warmup_steps: NotNegative | None = None
+    """Length of the linear warm-up in steps; alternatively, set `warmup_epochs`."""
+    warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Length of the linear warm-up in passes over the training split."""
+    warmup_until_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """If given, use `warmup_learning_rate` until the training error is below this fraction."""
+    warmup_learning_rate: Positive = 0.01
+    """The learning rate until the training error is below `warmup_until_error`."""
+    boundaries: tuple[Count, ...] = ()
     """Steps at which schedule `step` decays."""
-    decay_factor: float = 0.1
-    """What the learning rate is multiplied by at each boundary."""
-    plateau_patience: int = 2
-    """Evaluations in a row without a new lowest error that schedule `plateau` puts up with."""
-    momentum: float = 0.9
-    """Of SGD: velocity = momentum * velocity + gradient."""
-    weight_decay: float = 1e-4
-    """Times the parameter, added to the gradient before the momentum (PyTorch's order)."""
+    decay_factor: Positive = 0.1
+    """Factor that multiplies the learning rate at each boundary or plateau."""
+    plateau_patience: NotNegative = 2
+    """Consecutive evaluations without a new lowest error that schedule `plateau` tolerates."""
+    momentum: Share = 0.9
+    """Momentum; in SGD, velocity = momentum * velocity + gradient."""
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-4
+    """Weight decay; SGD adds it times the parameter to the gradient before the momentum."""
     decay_scales_and_biases: bool = True
-    """Whether weight decay reaches batch normalisation and biases, too, as in the paper."""
-    ema_decay: float | None = None
-    """If given, weights and statistics are averaged over steps, and the averages evaluated."""
-    label_smoothing: float = 0.0
-    """The part of each label's weight that is spread evenly over all classes, in training."""
-    seed: int = 0
-    """Decides the initial parameters and the order and crops of the images; nothing else does."""
+    """Whether weight decay also applies to batch normalisation and biases, as in the paper."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """If given, evaluates exponential moving averages of weights and statistics over steps."""
+    label_smoothing: Share = 0.0
+    """Fraction of each label's weight that training spreads evenly over all classes."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the initial parameters, the order and crops of images, and the steps' random keys."""
 
     # Records.
-    log_every: int = 100
+    log_every: Annotated[Count, CHANGEABLE] = 100
     """Steps between lines in `metrics.jsonl`."""
-    eval_every: int = 1000
-    """Steps between evaluations; one more follows the last step."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; evaluations and the last step make one, too."""
-    stop_after: str | None = None
-    """A time such as `3h50m` after which the run saves its state and ends, to be taken up again."""
-    on_nan: str = "stop"
-    """What a diverging run does: `stop`, or `rollback` to the last checkpoint with half the
-    learning rate, at most 5 times."""
-    profile_steps: tuple[int, ...] = ()
-    """First and last step of a trace in `profile/` that TensorBoard and Perfetto open."""
-    compilation_cache: str = "auto"
-    """Where compiled programs are kept for the next start: a directory, `auto` or `none`."""
-    keep_checkpoints: int = 3
-    """How many of the newest to keep, besides the best by evaluation error."""
+    eval_every: Annotated[Count, CHANGEABLE] = 1000
+    """Steps between evaluations; the last step is evaluated, too."""
+    checkpoint_every: Annotated[Count, CHANGEABLE] = 1000
+    """Steps between checkpoints; each evaluation and the last step also write one."""
+    stop_after: Annotated[Duration | None, CHANGEABLE] = None
+    """A time such as `3h50m` after which the run saves its state and ends; it can be resumed."""
+    on_nan: Annotated[Literal["stop", "rollback"], CHANGEABLE] = "stop"
+    """Reaction to divergence: `stop`, or `rollback` to the last checkpoint with half the learning
+    rate, at most 5 times."""
+    profile_steps: Annotated[tuple[Count, ...], CHANGEABLE] = ()
+    """First and last step to trace; TensorBoard and Perfetto open the trace in `profile/`."""
+    compilation_cache: Annotated[str, CHANGEABLE] = "auto"
+    """Folder that keeps compiled programs for the next start; or `auto`, or `none`."""
+    keep_checkpoints: Annotated[Count, CHANGEABLE] = 3
+    """Number of newest checkpoints to keep, besides the best by evaluation error."""
 
 
-UNTIED = (
-    "data_dir",
-    "loader_threads",
-    "loader_workers",
-    "device_resident",
-    "eval_batch_size",
-    "num_steps",
-    "num_epochs",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "stop_after",
-    "on_nan",
-    "profile_steps",
-    "compilation_cache",
-    "keep_checkpoints",
-)
-"""Keys that a run may change when it is taken up again: none of them alters an update.
+KEYS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 
-With `scale_schedule` the length of the run does, and may not.
+_HINTS = typing.get_type_hints(TrainConfig, include_extras=True)
+
+CHANGEABLE_KEYS = tuple(key for key in KEYS if CHANGEABLE in typing.get_args(_HINTS[key]))
+"""Keys that a resumed run may change, because they alter no update.
+
+With `scale_schedule` the run's length alters the schedule, so it may not change.
 """
 
-_CHOICES = {
-    "batch_norm": ("local", "global"),
-    "dtype": ("float32", "bfloat16"),
-    "schedule": ("constant", "step", "cosine", "plateau"),
-    "color_augmentation": ("none", "pca"),
-    "on_bad_image": ("error", "skip"),
-    "device_resident": ("auto", "yes", "no"),
-    "on_nan": ("stop", "rollback"),
-    "channels": (1, 3),
-    "augmentation": AUGMENTATIONS,
-    "preprocess": PREPROCESSES,
-}
-_POSITIVE = (
-    "num_classes",
-    "image_size",
-    "loader_threads",
-    "batch_size",
-    "accumulate_steps",
-    "eval_batch_size",
-    "num_steps",
-    "num_epochs",
-    "schedule_steps",
-    "schedule_epochs",
-    "learning_rate",
-    "learning_rate_batch_size",
-    "warmup_learning_rate",
-    "decay_factor",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-)
 _LENGTHS = (
     ("num_steps", "num_epochs"),
     ("warmup_steps", "warmup_epochs"),
     ("schedule_steps", "schedule_epochs"),
-)
-_NOT_NEGATIVE = (
-    "loader_workers",
-    "plateau_patience",
-    "warmup_steps",
-    "warmup_epochs",
-    "weight_decay",
-    "seed",
 )
 
 _MODEL_OPTIONS: dict[str, type] = {
@@ -220,21 +203,20 @@ _MODEL_OPTIONS: dict[str, type] = {
     "replace_stride_with_dilation": tuple,
     "kernels": str,
 }
-"""Options that `--config.model_options.KEY=VALUE` can set."""
-
-KEYS = tuple(field.name for field in dataclasses.fields(TrainConfig))
-_TYPES = typing.get_type_hints(TrainConfig)
+"""Options that `--config.model_options.KEY=VALUE` can set even if the recipe does not."""
 
 
 def default_config() -> ConfigDict:
-    """Returns every key with its default, typed, so that flags can override any of them."""
+    """Returns every key with its typed default, so that flags can override it."""
     config = ConfigDict()
     for field in dataclasses.fields(TrainConfig):
         if field.name == "model_options":
             options = {name: config_dict.placeholder(kind) for name, kind in _MODEL_OPTIONS.items()}
             config.model_options = ConfigDict(options)
+        elif field.name == "optimizer_options":
+            config.optimizer_options = ConfigDict()
         elif field.default is None:
-            config[field.name] = config_dict.placeholder(_value_types(field.name)[0])
+            config[field.name] = config_dict.placeholder(_type_of_flag(field.name))
         else:
             config[field.name] = field.default
     return config
@@ -244,12 +226,12 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
     """Checks a configuration and freezes it.
 
     Args:
-      config: what the config file returned, with the command line's changes.
-      recipe: what the config file returned, without them. A length that the command line gives
-        replaces the file's, in whichever unit, but the learning rate's course stays the file's.
+      config: the config file's result with the command line's changes.
+      recipe: the config file's result without them. A run length from the command line, in either
+        unit, replaces the file's, but the schedule keeps the file's length.
 
     Raises:
-      ConfigError: an unknown key, a wrong type, a value out of range, a contradiction.
+      ConfigError: a key is unknown, or a value is invalid or contradicts another one.
     """
     values = config.to_dict()
     for key in values:
@@ -271,150 +253,125 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
         values["schedule_steps"] = length.get("num_steps")
         values["schedule_epochs"] = length.get("num_epochs")
     resolved = checked(values)
-    # A recipe's boundaries may lie behind the end of a run that the command line cuts short; those
-    # that the command line itself gives may not.
+    # A recipe's boundaries may lie past the end of a run that the command line shortens;
+    # boundaries from the command line may not.
     own = list(resolved.boundaries) != list(file.get("boundaries", ()))
     end = resolved.num_steps if own and not resolved.scale_schedule else resolved.schedule_steps
     if end is not None:
-        check_boundaries(resolved, end)
+        check_boundaries(resolved.schedule, resolved.boundaries, end)
     return resolved
 
 
 def checked(values: Mapping[str, Any]) -> TrainConfig:
-    """Returns a configuration of values by key, such as `config.json` has, the others' the default.
+    """Returns the configuration of some values by key, as in `config.json`; others get defaults.
 
     Raises:
-      ConfigError: a wrong type, a value out of range, a contradiction.
+      ConfigError: a value has the wrong type or is out of range, or values contradict each other.
     """
-    config = TrainConfig(**{key: _typed(key, value) for key, value in values.items()})
-    _check_ranges(config)
+    tuples: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in values.items()
+    }
+    if isinstance(parts := tuples.get("train_parts"), tuple) and len(parts) == 1:
+        # A flag's text, `--config.train_parts=stage4,head`.
+        tuples["train_parts"] = tuple(str(parts[0]).split(","))
+    try:
+        config = TrainConfig(**tuples)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_message(error.errors()[0], tuples)) from None
+    _check_together(config)
     return config
 
 
-def in_steps(steps: int | None, epochs: float | None, config: TrainConfig, train_size: int) -> int:
-    """Returns a length in steps, given in steps or else in passes over `train_size` images."""
-    if steps is not None:
-        return steps
-    return round((epochs or 0) * train_size / config.batch_size)
+def in_steps(steps: int | None, epochs: float | None, batch_size: int, train_size: int) -> int:
+    """Returns a length in steps, given in steps or in passes over `train_size` images."""
+    return steps if steps is not None else round((epochs or 0) * train_size / batch_size)
 
 
 def lengths(config: TrainConfig, train_size: int) -> tuple[int, int]:
-    """Returns the steps of the run, and those that its schedule is laid out for."""
-    return (
-        max(1, in_steps(config.num_steps, config.num_epochs, config, train_size)),
-        in_steps(config.schedule_steps, config.schedule_epochs, config, train_size),
-    )
+    """Returns the lengths of the run and of its schedule, in steps."""
+
+    def steps(of: str) -> int:
+        given = getattr(config, f"{of}_steps"), getattr(config, f"{of}_epochs")
+        return in_steps(*given, config.batch_size, train_size)
+
+    return max(1, steps("num")), steps("schedule")
 
 
-def check_boundaries(config: TrainConfig, end: int) -> None:
-    """Raises a `ConfigError` if the learning rate is to decay at a step that never comes.
+def check_boundaries(schedule: str, boundaries: tuple[int, ...], end: int) -> None:
+    """Raises a `ConfigError` if a boundary lies at or after the end of the schedule.
 
     Args:
-      config: the run.
+      schedule: the schedule's name; only `step` has boundaries.
+      boundaries: the steps at which the learning rate decays.
       end: the step at which the schedule ends.
     """
-    if config.schedule == "step" and config.boundaries[-1] >= end:
+    if schedule == "step" and boundaries[-1] >= end:
         raise ConfigError(
-            f"config.boundaries={config.boundaries} do not all lie before the end, step {end}; "
-            "leave out those that do not, or lengthen the run"
+            f"config.boundaries={boundaries} do not all lie before the end, step {end}; "
+            "remove the later ones, or lengthen the run"
         )
 
 
 def check_key(key: str, prefix: str = "config.") -> None:
-    """Raises a `ConfigError` that names the nearest right key if `key` is not one."""
-    name, *rest = key.split(".")
+    """Raises a `ConfigError` that names the closest key if `key` is unknown."""
+    name = key.partition(".")[0]
     if name not in KEYS:
-        near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.5)
-        hint = f"did you mean {prefix}{near[0]}?" if near else "see resnet_jax/training/config.py"
-        raise ConfigError(f"unknown configuration key {prefix}{key}; {hint}")
-    if rest and name == "model_options" and rest[0] not in _MODEL_OPTIONS:
-        raise ConfigError(
-            f"unknown model option {prefix}{key}; the options are {', '.join(_MODEL_OPTIONS)}"
-        )
+        hint = did_you_mean(f"{prefix}{name}", [f"{prefix}{known}" for known in KEYS])
+        raise ConfigError(f"unknown configuration key {prefix}{key}{hint}; see train.py --help")
 
 
-def _value_types(key: str) -> list[type]:
-    """The types that a key's value may have, None left out."""
-    hint = _TYPES[key]
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return [typing.get_origin(m) or m for m in members if m is not type(None)]
+def _type_of_flag(key: str) -> type:
+    """Returns the flag type of a key: that of its values other than None."""
+    hint = typing.get_type_hints(TrainConfig)[key]
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if is_union else (hint,)
+    kind = next(member for member in members if member is not type(None))
+    if typing.get_origin(kind) is Literal:
+        return type(typing.get_args(kind)[0])
+    return typing.get_origin(kind) or kind
 
 
-def _typed(key: str, value: Any) -> Any:
-    """Returns `value` as the key's type; whole numbers pass for floats, lists for tuples."""
-    allowed = _value_types(key)
-    if value is None and type(None) in typing.get_args(_TYPES[key]):
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and float in allowed:
-        return float(value)
-    if isinstance(value, list) and tuple in allowed:
-        value = tuple(value)
-    right = any(type(value) is kind for kind in allowed)
-    if right and isinstance(value, tuple):
-        right = all(type(item) is int for item in value)
-    if not right:
-        wanted = "tuple of int" if tuple in allowed else allowed[0].__name__
-        raise ConfigError(f"config.{key} must be of type {wanted}, not {value!r}")
-    return value
+def _message(error: Any, values: Mapping[str, Any]) -> str:
+    """Returns the message for one of pydantic's errors."""
+    key = error["loc"][0]
+    value = values.get(key)
+    if error["type"] == "literal_error":
+        choices = _choices(_HINTS[key])
+        hint, listed = did_you_mean(value, choices), ", ".join(map(repr, choices))
+        return f"config.{key}={value!r} is unknown{hint}; choose one of {listed}"
+    if error["type"] == "value_error":
+        return f"config.{key}: {error['ctx']['error']}"
+    wrong = error["msg"].replace("Input should be", "must be")
+    return f"config.{key}={value!r} {wrong[0].lower()}{wrong[1:]}; see train.py --help"
 
 
-def _check_ranges(config: TrainConfig) -> None:
-    for key, choices in _CHOICES.items():
-        value = getattr(config, key)
-        if value is not None and value not in choices:
-            near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            listed = ", ".join(repr(choice) for choice in choices)
-            raise ConfigError(f"config.{key}={value!r} is unknown; {hint}choose one of {listed}")
-    for key in _POSITIVE:
-        value = getattr(config, key)
-        if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"config.{key}={value} must be greater than 0")
-    for key in _NOT_NEGATIVE:
-        value = getattr(config, key)
-        if value is not None and not 0 <= value < float("inf"):
-            raise ConfigError(f"config.{key}={value} must not be negative")
-    for key, value in vars(config).items():
-        limit = 2**32 if key == "seed" else 2**31
-        if type(value) is int and value >= limit:
-            raise ConfigError(f"config.{key}={value} must be below {limit}")
+def _choices(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(choice for part in typing.get_args(hint) for choice in _choices(part))
+
+
+def _check_together(config: TrainConfig) -> None:
+    """Raises a `ConfigError` if values contradict each other."""
     if config.profile_steps and (
-        len(config.profile_steps) != 2 or not 0 < config.profile_steps[0] <= config.profile_steps[1]
+        len(config.profile_steps) != 2 or config.profile_steps[0] > config.profile_steps[1]
     ):
         raise ConfigError(
-            f"config.profile_steps={config.profile_steps} must be a first and a last step, as 10,20"
+            f"config.profile_steps={config.profile_steps} must be a first and last step like 10,20"
         )
-    if config.stop_after is not None:
-        try:
-            parse_duration(config.stop_after)
-        except ValueError as error:
-            raise ConfigError(f"config.stop_after: {error}") from error
-    for key in ("momentum", "label_smoothing"):
-        value = getattr(config, key)
-        if not 0 <= value < 1:
-            raise ConfigError(f"config.{key}={value} must be at least 0 and below 1")
-    if config.ema_decay is not None and not 0 < config.ema_decay < 1:
-        raise ConfigError(f"config.ema_decay={config.ema_decay} must be between 0 and 1")
     if config.skip_head and config.init_from is None:
-        raise ConfigError("config.skip_head leaves out a part of config.init_from; give that, too")
-    if config.warmup_until_error is not None and not 0 < config.warmup_until_error < 1:
-        raise ConfigError(
-            f"config.warmup_until_error={config.warmup_until_error} must be between 0 and 1"
-        )
+        raise ConfigError("config.skip_head needs weights to start from; set config.init_from too")
     for one, other in _LENGTHS:
         if getattr(config, one) is not None and getattr(config, other) is not None:
             raise ConfigError(f"config.{one} and config.{other} are both given; keep one of them")
     if config.eval_split == "train":
         raise ConfigError(
-            "config.eval_split='train' is what the training's own lines are called; to evaluate on "
-            "the training images write 'train[:100%]'"
+            "config.eval_split='train' would clash with the training lines in metrics.jsonl; "
+            "set 'train[:100%]' to evaluate the training images"
         )
     if config.num_steps is None and config.num_epochs is None:
-        raise ConfigError("the length of the run is not given; set config.num_steps or num_epochs")
+        raise ConfigError("the run has no length; set config.num_steps or config.num_epochs")
     if config.schedule == "step" and not config.boundaries:
         raise ConfigError("config.schedule='step' needs config.boundaries, such as (32000, 48000)")
-    if (
-        list(config.boundaries) != sorted(set(config.boundaries))
-        or min(config.boundaries, default=1) < 1
-    ):
+    if list(config.boundaries) != sorted(set(config.boundaries)):
         raise ConfigError(f"config.boundaries={config.boundaries} must be positive and increasing")

@@ -1,248 +1,345 @@
-"""A run from its configuration to its last evaluation, in the order in which it happens."""
+"""The training loop: a run from its configuration to its last evaluation, in order."""
 
 import contextlib
+import dataclasses
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from ..evaluation import evaluate, make_eval_step
-from ..parallel import data_mesh, enable_compilation_cache, replicate, shard_batch
-from .checkpoint import Checkpoints
-from .config import TrainConfig
-from .dataset import keep_dataset
-from .experiment import (
+from resnet_jax import data
+from resnet_jax.models import ResNet
+from resnet_jax.runtime.devices import (
+    data_mesh,
+    enable_compilation_cache,
+    replicate,
+    shard_batch,
+)
+from resnet_jax.runtime.hosts import watched_hosts
+from resnet_jax.runtime.interrupts import Stop, Stopped
+from resnet_jax.runtime.profiler import Profile
+from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.config import TrainConfig
+from resnet_jax.training.curves import draw_curves
+from resnet_jax.training.dispatch import Dispatch
+from resnet_jax.training.experiment import (
     Experiment,
+    check,
     compute_normalization,
     eval_batches,
+    initial_normalization,
     open_experiment,
-    resident_dataset,
+    resident_arrays,
     steps_at_once,
     train_iterator,
 )
-from .health import Diverged
-from .hosts import watched_hosts
-from .optimizer import make_optimizer, make_schedule, unfitted_schedule
-from .pace import Pace, Profile
-from .records import plot_curves, read_metrics
-from .report import Report
-from .state import TrainState, create_state
-from .step import make_train_step
-from .stop import Stop, Stopped
-from .warm_start import load_initial
-from .workdir import open_workdir
+from resnet_jax.training.optimizer import unfitted_schedule
+from resnet_jax.training.records import RunRecords, read_metrics
+from resnet_jax.training.report import Diverged, Observers, Report, RunStart
+from resnet_jax.training.restore import load_initial
+from resnet_jax.training.state import TrainState, create_state
+from resnet_jax.training.step import make_train_step
+from resnet_jax.training.workdir import keep_dataset, open_workdir
 
 MAX_ROLLBACKS = 5
-"""How often a run may go back, with `on_nan="rollback"`, before it ends all the same."""
+"""Maximum number of rollbacks of a run with `on_nan="rollback"`."""
 
 ROLLBACK_FACTOR = 0.5
-"""What each of them multiplies the learning rate by."""
+"""Factor that multiplies the learning rate at each rollback."""
 
 
 def train(
-    config: TrainConfig, workdir: str | Path, mesh: Mesh | None = None
-) -> dict[str, dict[str, float]]:
-    """Trains a network, or goes on where the last checkpoint in `workdir` stands.
+    experiment: Experiment | TrainConfig | ConfigDict,
+    workdir: str | Path,
+    mesh: Mesh | None = None,
+    observers: Sequence[Any] = (),
+) -> RunRecords:
+    """Trains a network, or resumes from the latest checkpoint in `workdir`.
 
-    SIGTERM, SIGUSR1, SIGINT and `config.stop_after` end it after the current step, its state saved.
+    SIGTERM, SIGUSR1, SIGINT and `config.stop_after` end it after the current step; state is saved.
 
     Args:
-      config: the run, from `resolve`.
-      workdir: gets `config.json`, `dataset.json`, `metrics.jsonl`, `checkpoints/`, `tensorboard/`,
-        `curves.png`.
-      mesh: the devices, `data_mesh()` of all there are if not given.
+      experiment: the run's parts, or a recipe from which to make them.
+      workdir: receives `config.json`, `dataset.json`, `metrics.jsonl`, `checkpoints/`,
+        `tensorboard/` and `curves.png`.
+      mesh: the devices; by default `data_mesh()`, all of them.
+      observers: see `Observers`; called on the first host.
 
     Returns:
       The last line of `metrics.jsonl` of each split: `step`, `loss`, `top1_error`, `top5_error`;
-      nothing on other hosts than the first.
+      empty on all hosts but the first.
 
     Raises:
-      ConfigError, ModelError, DataError: the configuration, the model's name and options, the data
-        or the work directory are not as they must be; nothing has been written then.
-      Diverged: the loss is not finite any more, or has exploded (see `Report`).
-      HostDied: another host's process ended in the middle of the run.
+      ConfigError, ModelError, DataError: the configuration, the model, the data or the work
+        directory is invalid; nothing has been written.
+      Diverged: the run diverged (see `Report`).
+      HostDied: another host's process ended during the run.
       KeyboardInterrupt: SIGINT ended the run; its state is saved.
+      Exception: the error of an observer; the run's state is saved.
     """
-    started, workdir = time.monotonic(), Path(workdir).absolute()
+    started, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
+    if not isinstance(experiment, Experiment):
+        experiment = open_experiment(experiment)
+    config = experiment.config
     enable_compilation_cache(config.compilation_cache)
     mesh = data_mesh() if mesh is None else mesh
-    experiment = open_experiment(config, mesh)
-    initial = load_initial(config, experiment.model, experiment.image_shape[2])
+    check(experiment, mesh)
+    initial = load_initial(
+        config.init_from,
+        cast("ResNet", experiment.model),
+        experiment.image_shape[2],
+        skip_head=config.skip_head,
+        seed=config.seed,
+    )
     with (
-        open_workdir(workdir, config) as notices,
+        open_workdir(workdir, config, experiment.handed_in) as notices,
         watched_hosts(workdir),
         Stop(config.stop_after) as stop,
     ):
-        keep_dataset(workdir, experiment)
-        run = _Run(config, workdir, mesh, experiment, initial, stop, started)
+        keep_dataset(workdir, {"train": experiment.train_source, "eval": experiment.eval_source})
+        run_observers = Observers(observers, stop)
+        run = _Run(experiment, workdir, mesh, initial, stop, run_observers, started)
         while True:
             try:
-                run.go_on(notices)
+                run.resume(notices)
                 break
             except Diverged as error:
                 notices = [run.roll_back(error)]
 
+    records = _last_records(workdir, run.task.headline, run.task.forms)
+    run_observers.call("on_end", records)
+    if run_observers.failure is not None:
+        raise run_observers.failure
     if stop.signal == signal.SIGINT:
         raise KeyboardInterrupt
+    return records
+
+
+def _last_records(workdir: Path, headline: str, forms: Any) -> RunRecords:
+    """Returns the last record of each split; draws `curves.png`."""
     if jax.process_index() != 0:
-        return {}
+        return RunRecords({}, forms, workdir)
     records = read_metrics(workdir)
-    plot_curves({workdir.name: records}, workdir / "curves.png")
-    return {record["split"]: record for record in records}
+    draw_curves({workdir.name: records}, workdir / "curves.png", headline=headline)
+    return RunRecords({record["split"]: record for record in records}, forms, workdir)
 
 
 class _Run:
-    """The parts of a run, made once, and what goes on from the newest checkpoint with them."""
+    """A run: its parts, made once, and the loop that resumes from the latest checkpoint."""
 
     def __init__(
         self,
-        config: TrainConfig,
+        experiment: Experiment,
         workdir: Path,
         mesh: Mesh,
-        experiment: Experiment,
         initial: dict[str, Any] | None,
         stop: Stop,
+        observers: Observers,
         started: float,
     ) -> None:
-        self._config, self._workdir, self._mesh = config, workdir, mesh
-        self._experiment, self._initial = experiment, initial
-        self._stop, self._started = stop, started
-        self._optimizer = make_optimizer(config)
-        schedule = make_schedule(config, len(experiment.train_source))
-        model = experiment.model
-        arrays = resident_dataset(config, experiment, mesh)
-        self._dataset: tuple[Any, ...] = replicate(arrays, mesh) if arrays else ()
-        self._steps_at_once = steps_at_once(config, mesh) if arrays else 1
+        self.task = experiment.make_task()
+        self._experiment, self._config = experiment, experiment.config
+        self._workdir, self._mesh, self._initial = workdir, mesh, initial
+        self._stop, self._observers, self._started = stop, observers, started
+        self._learning_rate = experiment.learning_rate
+        arrays = resident_arrays(experiment, mesh)
+        self._resident: tuple[Any, ...] = replicate(arrays, mesh) if arrays else ()
+        self._steps_at_once = steps_at_once(self._config, mesh) if arrays else 1
         self._train_step = make_train_step(
-            config, model, self._optimizer, schedule, mesh, experiment.train_transform
+            self.task,
+            experiment.optimizer,
+            self._learning_rate,
+            mesh,
+            accumulate_steps=self._config.accumulate_steps,
+            ema_decay=self._config.ema_decay,
+            transform=experiment.train_transform,
         )
-        self._eval_step = make_eval_step(model, mesh)
+        self._evaluate = self.task.evaluator(mesh)
         self._rollbacks = 0
 
-    def go_on(self, notices: list[str]) -> None:
-        """Trains from the newest checkpoint, or the beginning, until the end or a wish to stop.
+    def resume(self, notices: list[str]) -> None:
+        """Trains from the latest checkpoint, or the beginning, until the end or a stop request.
 
         Args:
-          notices: lines to begin with.
+          notices: lines to print first.
         """
-        config, mesh, num_steps = self._config, self._mesh, self._experiment.num_steps
         state = self._first_state()
         with (
             contextlib.closing(
-                train_iterator(config, self._experiment, pixels=not self._dataset)
+                train_iterator(self._experiment, pixels=not self._resident)
             ) as batches,
-            Checkpoints(self._workdir / "checkpoints", config.keep_checkpoints) as checkpoints,
+            Checkpoints(self._workdir / "checkpoints", self._config.keep_checkpoints) as kept,
         ):
-            step, evaluated, rollbacks = checkpoints.latest_step() or 0, True, 0
-            if step:
-                state, position = checkpoints.restore(step, like=state)
-                batches.set_state(position["data"])
-                # Not where a signal ended the evaluation, or the run was to be longer.
-                evaluated = not self._is_evaluated_after(step) or step in checkpoints.errors
-                rollbacks = position.get("rollbacks", 0)
+            start_step, evaluated = kept.latest_step() or 0, True
+            if start_step:
+                state, evaluated = self._restored(start_step, state, batches, kept)
             else:
-                normalization = compute_normalization(config, self._experiment)
-                state = state.replace(normalization=replicate(normalization, mesh))
-                train_size = len(self._experiment.train_source)
-                notices = [*notices, *unfitted_schedule(config, train_size)]
-            state = self._lower_learning_rate(state, rollbacks)
-
-            pace, profile = (
-                Pace(self._stop),
-                Profile(self._workdir / "profile", config.profile_steps, step),
+                state, more = self._new_state(state)
+                notices = [*notices, *more]
+            run = RunStart(
+                self._workdir,
+                dataclasses.asdict(self._config),
+                start_step,
+                self._experiment.num_steps,
+                self._config.eval_split,
+                evaluated,
             )
-            report = Report(config, self._workdir, step, num_steps, mesh, evaluated, self._started)
-            with report, profile:
+            profile = Profile(self._workdir / "profile", self._config.profile_steps, start_step)
+            with self._report(run) as report, profile:
                 for notice in notices:
                     report.say(notice)
-                while True:
-                    result = None
-                    if not evaluated:
-                        report.flush()
-                        result = self._evaluate(state)
-                        if result:
-                            report.evaluation(step, config.eval_split, result)
-                            feedback = jax.device_get(state.feedback)
-                            feedback = feedback.after_evaluation(config, result["top1_error"])
-                            state = state.replace(feedback=replicate(feedback, mesh))
-                            evaluated = True
-                    stopping = pace.told_to_stop()
-                    if step and (result or stopping or step % config.checkpoint_every == 0):
-                        report.flush()
-                        position = {"data": batches.get_state(), "rollbacks": self._rollbacks}
-                        error = result["top1_error"] if result else None
-                        checkpoints.save(step, state, position, error)
-                        report.restart_clock(step)
-                    if stopping or step >= num_steps:
-                        break
+                self._observers.call("on_start", run)
+                self._train(run, state, batches, kept, report, profile)
 
-                    steps = self._steps_at_once
-                    if step % steps or step + steps > num_steps:
-                        steps = 1
-                    batch = shard_batch(pace.next_batch(batches, steps), mesh, steps > 1)
-                    state, metrics = self._train_step(state, batch, self._dataset)
-                    step += steps
-                    pace.sent(metrics)
-                    profile.sent(step, metrics)
-                    waited, bad_images = pace.take_waited(), batches.bad_images
-                    state = report.step(step, state, metrics, waited, bad_images)
-                    evaluated = not self._is_evaluated_after(step)
-                if stopping and not (step >= num_steps and evaluated):
-                    checkpoints.wait()
-                    what = "nothing to save yet; the same command begins anew"
-                    if step:
-                        what = f"saved at step {step}; the same command goes on there"
-                    report.say(f"{self._stop.reason()}: {what}")
+    def _train(
+        self,
+        run: RunStart,
+        state: TrainState,
+        batches: data.TrainIterator,
+        checkpoints: Checkpoints,
+        report: Report,
+        profile: Profile,
+    ) -> None:
+        """Repeats evaluation, checkpoint and step, in this order, until the run ends."""
+        step, evaluated = run.start_step, run.evaluated
+        dispatch = Dispatch(self._stop, step)
+        while True:
+            result = None
+            if not evaluated:
+                state, result = self._evaluated(step, state, report)
+                evaluated = result is not None
+            stopping = dispatch.told_to_stop()
+            is_due = step % self._config.checkpoint_every == 0
+            if step and (result or stopping or is_due):
+                self._save(step, state, batches, checkpoints, report, result)
+            if stopping or step >= run.num_steps:
+                break
+
+            steps = self._steps_at_once
+            if step % steps or step + steps > run.num_steps:
+                steps = 1
+            batch = shard_batch(dispatch.next_batch(batches, steps), self._mesh, steps > 1)
+            state, metrics = self._train_step(state, batch, self._resident)
+            step += steps
+            dispatch.sent(step, metrics)
+            profile.sent(step, metrics)
+            waited, bad_images = dispatch.take_waited(), batches.bad_images
+            state = report.step(step, state, metrics, dispatch.done_step, waited, bad_images)
+            evaluated = not self._is_evaluated_after(step)
+        if stopping and not (step >= run.num_steps and evaluated):
+            checkpoints.wait()
+            what = "nothing to save yet; the same command starts from the beginning"
+            if step:
+                what = f"saved at step {step}; the same command resumes there"
+            report.say(f"{self._stop.reason()}: {what}")
 
     def roll_back(self, error: Diverged) -> str:
-        """Notes that the run is to go on with a lower learning rate; returns what to say of it.
+        """Makes the run resume with a lower learning rate; returns a notice.
 
         Raises:
-          Diverged: it is not to, or has been tried often enough.
+          Diverged: rollback is off, or `MAX_ROLLBACKS` is reached.
         """
         if self._config.on_nan == "stop" or self._rollbacks >= MAX_ROLLBACKS:
             raise error
         self._rollbacks += 1
         what = str(error).partition(";")[0]
-        return f"{what}; back to the last checkpoint, learning rate times {ROLLBACK_FACTOR}"
+        return f"{what}; resuming from the last checkpoint, learning rate times {ROLLBACK_FACTOR}"
 
-    def _is_evaluated_after(self, step: int) -> bool:
-        return step % self._config.eval_every == 0 or step == self._experiment.num_steps
+    def _report(self, run: RunStart) -> Report:
+        return Report(
+            run,
+            self.task,
+            self._observers,
+            self._mesh,
+            log_every=self._config.log_every,
+            batch_size=self._experiment.batch_size,
+            started=self._started,
+        )
 
     def _first_state(self) -> TrainState:
         state = create_state(
-            self._config,
-            self._experiment.model,
-            self._optimizer,
-            self._experiment.normalization,
+            self.task,
+            self._experiment.optimizer,
+            self._learning_rate,
+            initial_normalization(self._experiment),
             self._experiment.image_shape,
-            self._initial,
+            seed=self._config.seed,
+            averaged=self._config.ema_decay is not None,
+            variables=self._initial,
         )
         return replicate(state, self._mesh)
 
-    def _lower_learning_rate(self, state: TrainState, rollbacks: int) -> TrainState:
-        """Applies the rollbacks that came after the checkpoint, which counts those before it.
+    def _new_state(self, state: TrainState) -> tuple[TrainState, list[str]]:
+        """Returns the state before the first step, and notices about the run's length."""
+        normalization = compute_normalization(self._experiment)
+        state = state.replace(normalization=replicate(normalization, self._mesh))
+        notices = []
+        if "schedule" not in self._experiment.handed_in:
+            train_size = len(self._experiment.train_source)
+            notices = unfitted_schedule(self._config, train_size)
+        return self._lower_learning_rate(state, 0), notices
 
-        A process that takes the run up again from there comes to the same, by the same way.
+    def _restored(
+        self, step: int, like: TrainState, batches: data.TrainIterator, checkpoints: Checkpoints
+    ) -> tuple[TrainState, bool]:
+        """Returns a checkpoint's state and whether it was evaluated; moves `batches` there."""
+        state, position = checkpoints.restore(step, like=like)
+        batches.set_state(position["data"])
+        # False if the evaluation due at this step was interrupted, or if the earlier run was meant
+        # to end later.
+        evaluated = not self._is_evaluated_after(step) or step in checkpoints.errors
+        return self._lower_learning_rate(state, position.get("rollbacks", 0)), evaluated
+
+    def _lower_learning_rate(self, state: TrainState, rollbacks: int) -> TrainState:
+        """Applies the rollbacks since the checkpoint, which holds the number of earlier ones.
+
+        A new process that resumes from the checkpoint gets the same learning rate.
         """
         self._rollbacks = max(self._rollbacks, rollbacks)
         if self._rollbacks == rollbacks:
-            return state  # Without waiting for it: it may be being computed.
+            return state  # Without waiting: it may still be being computed.
         factor = ROLLBACK_FACTOR ** (self._rollbacks - rollbacks)
         feedback = jax.device_get(state.feedback)
         feedback = feedback.replace(scale=feedback.scale * np.float32(factor))
         return state.replace(feedback=replicate(feedback, self._mesh))
 
-    def _evaluate(self, state: TrainState) -> dict[str, float] | None:
-        """The evaluation's result; None if the run is to stop before it has one."""
-        split = self._stop.unless_asked(eval_batches(self._config, self._experiment))
+    def _is_evaluated_after(self, step: int) -> bool:
+        return step % self._config.eval_every == 0 or step == self._experiment.num_steps
+
+    def _evaluated(
+        self, step: int, state: TrainState, report: Report
+    ) -> tuple[TrainState, dict[str, float] | None]:
+        """Evaluates; the result is None if a stop request interrupts the evaluation."""
+        report.flush()
+        split = self._stop.unless_asked(eval_batches(self._experiment, self._mesh))
         try:
-            return evaluate(
-                self._eval_step, state.variables, state.normalization, split, self._mesh
-            )
+            result = self._evaluate(state.variables, state.normalization, split)
         except Stopped:
-            return None
+            return state, None
+        report.evaluation(step, result)
+        feedback = self._learning_rate.after_evaluation(
+            jax.device_get(state.feedback), result[self.task.headline]
+        )
+        return state.replace(feedback=replicate(feedback, self._mesh)), result
+
+    def _save(
+        self,
+        step: int,
+        state: TrainState,
+        batches: data.TrainIterator,
+        checkpoints: Checkpoints,
+        report: Report,
+        result: dict[str, float] | None,
+    ) -> None:
+        """Writes a checkpoint in the background."""
+        report.flush()
+        position = {"data": batches.get_state(), "rollbacks": self._rollbacks}
+        checkpoints.save(step, state, position, result[self.task.headline] if result else None)
+        report.restart_clock(step)
+        self._observers.call("on_checkpoint", step, self._workdir / "checkpoints" / str(step))

@@ -1,61 +1,225 @@
-"""SGD with momentum as the paper and PyTorch do it, and the course of its learning rate."""
+"""Optimisers, and the learning rate of each step: schedule, warm-up, plateau and rollbacks."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
 
-from .config import TrainConfig, in_steps, lengths
+from resnet_jax.errors import ConfigError, one_line
+from resnet_jax.models import train_only
+from resnet_jax.registry import Registry
+from resnet_jax.training.config import TrainConfig, in_steps, lengths
+
+Optimizer: TypeAlias = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
+"""A function of the learning rate, which the step calls for each update, or a transformation that
+has its own learning rate."""
+
+OPTIMIZERS = Registry("optimizer")
+"""Functions of (config, schedule) that return an `optax.GradientTransformation`. The schedule
+returns the current update's learning rate for any count."""
+
+SCHEDULES = Registry("schedule")
+"""Functions of (config, num_steps) that return an `optax.Schedule`. `config.learning_rate` is the
+peak, scaled by the batch size, and lengths are in steps. `make_schedule` adds the warm-up."""
+
+register_optimizer = OPTIMIZERS.register
+"""Decorates a function of (config, schedule) that returns a transformation, by a name."""
+
+register_schedule = SCHEDULES.register
+"""Decorates a function of (config, num_steps) that returns an `optax.Schedule`, by a name."""
+
+ERROR_DECAY = 0.98
+"""Decay of the moving average of the training error, which spans about fifty steps."""
+
+PLATEAU_THRESHOLD = 1e-4
+"""An evaluation error improves on the best if it is lower by more than this fraction of it."""
+
+
+@register_optimizer("sgd")
+def _sgd(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """SGD with momentum in PyTorch's order (`torch.optim.SGD`).
+
+    gradient += weight_decay * parameter; velocity = momentum * velocity + gradient;
+    update = -learning_rate * velocity.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed(config)),
+        optax.trace(decay=config.momentum, **config.optimizer_options),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u: -schedule(0) * u, updates)),
+    )
+
+
+@register_optimizer("adamw")
+def _adamw(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        schedule,
+        weight_decay=config.weight_decay,
+        mask=_decayed(config),
+        **config.optimizer_options,
+    )
+
+
+@register_optimizer("lamb")
+def _lamb(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    return optax.lamb(
+        schedule,
+        weight_decay=config.weight_decay,
+        mask=_decayed(config),
+        **config.optimizer_options,
+    )
+
+
+@register_optimizer("lars")
+def _lars(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    mask = True if config.decay_scales_and_biases else kernels
+    return optax.lars(
+        schedule,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=mask,
+        trust_ratio_mask=mask,
+        momentum=config.momentum,
+        **config.optimizer_options,
+    )
+
+
+@register_optimizer("rmsprop")
+def _rmsprop(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """RMSprop as in `torch.optim.RMSprop`: weight decay is added to the gradient."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed(config)),
+        optax.rmsprop(schedule, momentum=config.momentum, **config.optimizer_options),
+    )
+
+
+def _decayed(config: TrainConfig) -> Callable[[Any], Any] | None:
+    """Returns the mask of weight decay: all parameters, as in the paper, or the kernels."""
+    return None if config.decay_scales_and_biases else kernels
+
+
+def kernels(params: Any) -> Any:
+    """Returns a mask of `params`: True for convolution and classifier kernels, False elsewhere."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def make_optimizer(config: TrainConfig) -> Callable[[Any], optax.GradientTransformation]:
+    """Returns the optimiser that a configuration names, as a function of the learning rate.
+
+    With `config.train_parts` the other parts of the network stay unchanged.
+
+    Raises:
+      ConfigError: the optimiser is unknown or does not accept the options.
+    """
+    make = OPTIMIZERS[config.optimizer]
+
+    def optimizer(learning_rate: Any) -> optax.GradientTransformation:
+        transformation = make(config, lambda _: learning_rate)
+        return (
+            train_only(transformation, config.train_parts) if config.train_parts else transformation
+        )
+
+    try:
+        optimizer(0.0)
+    except TypeError as error:
+        raise ConfigError(
+            f"optimizer {config.optimizer!r} does not take config.optimizer_options="
+            f"{dict(config.optimizer_options)} ({one_line(str(error), 100)})"
+        ) from error
+    return optimizer
+
+
+def transformation(optimizer: Optimizer, learning_rate: Any = 0.0) -> optax.GradientTransformation:
+    """Returns the optimiser's transformation for a learning rate."""
+    return optimizer(learning_rate) if callable(optimizer) else optimizer
+
+
+@register_schedule("constant")
+@register_schedule("plateau")
+def _constant(config: TrainConfig, num_steps: int) -> optax.Schedule:
+    """The constant peak; with "plateau", evaluation errors lower it, see `LearningRate`."""
+    return lambda count: jnp.asarray(config.learning_rate, jnp.float32)
+
+
+@register_schedule("step")
+def _step(config: TrainConfig, num_steps: int) -> optax.Schedule:
+    """Decays by `decay_factor` at each boundary (paper, Section 4.2: 32k and 48k iterations)."""
+    boundaries = np.asarray(config.boundaries)
+
+    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+        decays = jnp.sum(count >= jnp.asarray(boundaries))
+        rate = jnp.asarray(config.learning_rate, jnp.float32)
+        return rate * jnp.asarray(config.decay_factor, jnp.float32) ** decays
+
+    return schedule
+
+
+@register_schedule("cosine")
+def _cosine(config: TrainConfig, num_steps: int) -> optax.Schedule:
+    """Falls along half a cosine to zero at the schedule's end and stays there."""
+    warmup = config.warmup_steps or 0
+
+    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+        done = (count - warmup) / max(num_steps - warmup, 1)
+        rate = jnp.asarray(config.learning_rate, jnp.float32)
+        return rate * (0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1))))
+
+    return schedule
 
 
 def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
-    """Returns the learning rate as a function of the number of updates done so far.
+    """Returns the learning rate as a function of the number of completed updates.
 
-    Linear warm-up reaches the peak at update `warmup_steps` (the first update already moves: it
-    takes a `1 / warmup_steps` part of the peak). Then `constant` stays; `step` multiplies by
-    `decay_factor` from each boundary on (paper, Section 4.2: 32k and 48k iterations); `cosine`
-    falls to zero at the schedule's end and stays there. `plateau` is
-    constant here: the errors move it, see `Feedback`.
+    Linear warm-up reaches the peak at update `warmup_steps`; the first update uses
+    `1 / warmup_steps` of it. The schedule that `config.schedule` names follows.
 
     Args:
-      config: the run.
-      train_size: images in the training split, for lengths that are given in epochs.
+      config: the run's configuration.
+      train_size: images in the training split, for lengths in epochs.
+
+    Raises:
+      ConfigError: the schedule is unknown.
     """
     peak = config.learning_rate
     if config.learning_rate_batch_size:
         peak *= config.batch_size / config.learning_rate_batch_size
-    warmup = in_steps(config.warmup_steps, config.warmup_epochs, config, train_size)
-    run, length = lengths(config, train_size)
-    boundaries = np.asarray(config.boundaries)
+    warmup = in_steps(config.warmup_steps, config.warmup_epochs, config.batch_size, train_size)
+    num_steps, length = lengths(config, train_size)
+    boundaries = config.boundaries
     if config.scale_schedule:
-        stretch = run / length
-        warmup, boundaries, length = round(warmup * stretch), np.rint(boundaries * stretch), run
+        stretch = num_steps / length
+        warmup, length = round(warmup * stretch), num_steps
+        boundaries = tuple(np.rint(np.asarray(boundaries) * stretch).astype(int).tolist())
+    given = dataclasses.replace(
+        config,
+        learning_rate=peak,
+        learning_rate_batch_size=None,
+        warmup_steps=warmup,
+        warmup_epochs=None,
+        boundaries=boundaries,
+    )
+    after_warmup = SCHEDULES[config.schedule](given, length)
 
     def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
         count = jnp.asarray(count)
-        rate = jnp.asarray(peak, jnp.float32)
-        if config.schedule == "step":
-            decays = jnp.sum(count >= jnp.asarray(boundaries))
-            rate *= jnp.asarray(config.decay_factor, jnp.float32) ** decays
-        elif config.schedule == "cosine":
-            done = (count - warmup) / max(length - warmup, 1)
-            rate *= 0.5 * (1 + jnp.cos(jnp.pi * jnp.clip(done, 0, 1)))
+        rate = after_warmup(count)
         if warmup:
             rate = jnp.where(count < warmup, peak * (count + 1) / warmup, rate)
-        return rate.astype(jnp.float32)
+        return jnp.asarray(rate, jnp.float32)
 
     return schedule
 
 
 def unfitted_schedule(config: TrainConfig, train_size: int) -> list[str]:
-    """Returns what is to be said if the schedule is laid out for another length than the run's.
+    """Returns a notice if the schedule's length differs from the run's.
 
     Args:
-      config: the run.
-      train_size: images in the training split, for lengths that are given in epochs.
+      config: the run's configuration.
+      train_size: images in the training split, for lengths in epochs.
     """
     run, length = lengths(config, train_size)
     if config.schedule == "step":
@@ -65,27 +229,104 @@ def unfitted_schedule(config: TrainConfig, train_size: int) -> list[str]:
     if fits or config.scale_schedule:
         return []
     return [
-        f"the {config.schedule} schedule is laid out for {length} steps, the run ends after {run}; "
+        f"the {config.schedule} schedule is made for {length} steps, but the run ends after {run}; "
         "--config.scale_schedule=True fits it to the run"
     ]
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Returns SGD with momentum in PyTorch's order (`torch.optim.SGD`), for a learning rate of one.
+class Feedback(struct.PyTreeNode):
+    """The errors' effect on the learning rate so far; part of the checkpoint.
 
-    gradient += weight_decay * parameter; velocity = momentum * velocity + gradient;
-    update = -velocity, which the step multiplies by the learning rate. Weight decay reaches every
-    parameter, as in the paper, or the kernels alone.
+    Attributes:
+      train_error: moving average of the batches' errors; it starts at one.
+      warm: whether the warm-up by training error is over.
+      scale: factor from the plateau schedule and rollbacks that multiplies the learning rate.
+      best_error: lowest evaluation error so far.
+      stale: consecutive evaluations that did not improve on it.
     """
-    return optax.chain(
-        optax.add_decayed_weights(
-            config.weight_decay, mask=None if config.decay_scales_and_biases else kernels
-        ),
-        optax.trace(decay=config.momentum),
-        optax.scale(-1.0),
+
+    train_error: Float[Array, ""]
+    warm: Bool[Array, ""]
+    scale: Float[Array, ""]
+    best_error: Float[Array, ""]
+    stale: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRate:
+    """The learning rate of each step: the schedule, adjusted by errors.
+
+    Attributes:
+      schedule: the learning rate as a function of the number of completed updates.
+      warmup_until_error: until the training error first falls below it, the rate is
+        `warmup_learning_rate` (paper, Section 4.2, for 110 layers: 0.01 until below 80 %).
+      warmup_learning_rate: see `warmup_until_error`.
+      plateau_patience: if given, the rate is multiplied by `decay_factor` after more than this many
+        consecutive evaluations without improvement (`torch.optim.lr_scheduler.ReduceLROnPlateau`).
+      decay_factor: see `plateau_patience`.
+    """
+
+    schedule: optax.Schedule
+    warmup_until_error: float | None = None
+    warmup_learning_rate: float = 0.01
+    plateau_patience: int | None = None
+    decay_factor: float = 0.1
+
+    def start(self) -> Feedback:
+        """Returns the feedback before the first step."""
+        return Feedback(
+            train_error=jnp.ones((), jnp.float32),
+            warm=jnp.asarray(self.warmup_until_error is None),
+            scale=jnp.ones((), jnp.float32),
+            best_error=jnp.full((), jnp.inf, jnp.float32),
+            stale=jnp.zeros((), jnp.int32),
+        )
+
+    def __call__(self, count: Int[Array, ""], feedback: Feedback) -> Float[Array, ""]:
+        """Returns the learning rate of the update after `count` updates."""
+        rate = self.schedule(count) * feedback.scale
+        if self.warmup_until_error is None:
+            return rate
+        warmup = jnp.float32(self.warmup_learning_rate) * feedback.scale
+        return jnp.where(feedback.warm, rate, warmup)
+
+    def after_step(self, feedback: Feedback, error: Float[Array, ""]) -> Feedback:
+        """Returns the feedback after a batch with this error (a fraction)."""
+        train_error = ERROR_DECAY * feedback.train_error + (1 - ERROR_DECAY) * error
+        train_error = train_error.astype(jnp.float32)
+        warm = feedback.warm
+        if self.warmup_until_error is not None:
+            warm |= train_error < self.warmup_until_error
+        return feedback.replace(train_error=train_error, warm=warm)
+
+    def after_evaluation(self, feedback: Feedback, error: float) -> Feedback:
+        """Returns the feedback after an evaluation with this error (a fraction)."""
+        improved = error < feedback.best_error * (1 - PLATEAU_THRESHOLD)
+        stale = jnp.where(improved, 0, feedback.stale + 1)
+        decays = jnp.asarray(False)
+        if self.plateau_patience is not None:
+            decays = stale > self.plateau_patience
+        return feedback.replace(
+            scale=jnp.where(decays, feedback.scale * self.decay_factor, feedback.scale),
+            best_error=jnp.where(improved, jnp.float32(error), feedback.best_error),
+            stale=jnp.where(decays, 0, stale),
+        )
+
+
+def make_learning_rate(
+    config: TrainConfig, train_size: int, schedule: optax.Schedule | None = None
+) -> LearningRate:
+    """Returns the learning rate that a configuration describes.
+
+    Args:
+      config: the run's configuration.
+      train_size: images in the training split, for lengths in epochs.
+      schedule: replaces the schedule that the configuration names.
+    """
+    return LearningRate(
+        make_schedule(config, train_size) if schedule is None else schedule,
+        config.warmup_until_error,
+        config.warmup_learning_rate,
+        config.plateau_patience if config.schedule == "plateau" else None,
+        config.decay_factor,
     )
-
-
-def kernels(params: Any) -> Any:
-    """Returns the tree of `params` with True at convolution and classifier kernels, else False."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)

@@ -1,81 +1,152 @@
-"""What a run says while it works, in its log and its progress bar, without waiting for devices."""
+"""Reports on a run to its log and its observers, without waiting for the devices."""
 
 import collections
+import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ..evaluation import ErrorSums
-from ..parallel import replicated
-from .config import TrainConfig
-from .health import EXPLODED, diverged, layers
-from .pace import MAX_STEPS_AHEAD, is_ready
-from .progress import Progress
-from .records import MetricsLog
-from .state import TrainState
-from .step import Metrics
+from resnet_jax.runtime.devices import replicated
+from resnet_jax.runtime.interrupts import Stop
+from resnet_jax.runtime.progress import Progress
+from resnet_jax.runtime.tensorboard import TensorBoard
+from resnet_jax.training.dispatch import MAX_STEPS_AHEAD, is_ready
+from resnet_jax.training.records import MetricsLog
+from resnet_jax.training.state import Health, TrainState
+from resnet_jax.training.step import StepMetrics
+from resnet_jax.training.task import Task
 
 BOTTLENECK = 0.2
-"""The part of the time that devices may wait for data before the run says so."""
-
+"""Fraction of the time that devices may wait for data before the run prints a warning."""
 
 MAX_STEPS_KEPT = 1000
-"""How many steps of an interval can be looked back on for the first that was not well."""
+"""Number of an interval's steps that are kept to find the first one that diverged."""
+
+EXPLODED = 1e4
+"""A mean training loss above this, over a logging interval, counts as divergence: it is a thousand
+times the loss of guessing among 10,000 classes."""
+
+
+class Diverged(FloatingPointError):
+    """Loss, gradients or running statistics are no longer finite, or the loss exploded."""
+
+
+class RunStart(NamedTuple):
+    """A run that starts or resumes, as observers receive it in `on_start`.
+
+    Attributes:
+      workdir: the run's work directory.
+      config: its configuration, by key.
+      start_step: the step of the checkpoint that it resumes from, or 0.
+      num_steps: its last step.
+      eval_split: the evaluated split.
+      evaluated: whether the evaluation at `start_step` is already complete.
+    """
+
+    workdir: Path
+    config: Mapping[str, Any]
+    start_step: int
+    num_steps: int
+    eval_split: str
+    evaluated: bool
+
+
+class Observers:
+    """Calls the observers of a run, on the first host.
+
+    An observer is an object with any of `on_start(run)`, `on_train_metrics(step, metrics)`,
+    `on_evaluation(step, metrics)`, which returns True to end the run, `on_checkpoint(step, path)`
+    and `on_end(records)`. They are called once numbers have arrived from the devices, which keep
+    computing meanwhile.
+
+    Attributes:
+      failure: the error of an observer; the run saves its state and ends.
+    """
+
+    def __init__(self, observers: Sequence[Any], stop: Stop) -> None:
+        self.failure: Exception | None = None
+        self._observers = observers if jax.process_index() == 0 else ()
+        self._stop = stop
+
+    def call(self, event: str, *arguments: Any) -> None:
+        """Calls a method on all observers that have it."""
+        for observer in self._observers:
+            method = getattr(observer, event, None)
+            if method is None or self.failure is not None:
+                continue
+            name = type(observer).__name__
+            try:
+                if method(*arguments) is True and event == "on_evaluation":
+                    self._stop.request(f"{name} ended the run")
+            except Exception as error:
+                error.add_note(f"raised by {name}.{event}; the run's state is saved")
+                self.failure = error
+                self._stop.request(f"{name}.{event} raised {type(error).__name__}")
 
 
 class _Interval(NamedTuple):
-    """The sums of a logging interval, on their way from the device, and what each step returned."""
+    """The sums of a logging interval, in transit from the device, and its steps' metrics."""
 
     step: int
-    sums: ErrorSums
-    steps: collections.deque[Metrics]
+    sums: Any
+    steps: collections.deque[StepMetrics]
     bad_images: int
 
 
 class Report:
-    """Collects the training's sums every `log_every` steps and writes them when they have arrived.
+    """Collects the training sums every `log_every` steps and writes them once they have arrived.
 
-    Sums stay on the device between two lines and are part of the state, so a run that is taken up
-    again writes the same lines as one that was never stopped. What is written is looked at first:
-    `Diverged` ends a run that has come to make no sense.
+    Between two lines the sums stay on the device and are part of the state, so a resumed run writes
+    the same lines as an uninterrupted one. `Diverged` ends a run whose numbers are no longer finite
+    or whose loss has exploded.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
-        workdir: Path,
-        start_step: int,
-        num_steps: int,
+        run: RunStart,
+        task: Task,
+        observers: Observers,
         mesh: Mesh,
-        evaluated: bool,
+        *,
+        log_every: int,
+        batch_size: int,
         started: float,
     ) -> None:
-        """Opens the records of `workdir`, less what they hold beyond the checkpoint.
+        """Opens the records of a work directory; drops their lines after the checkpoint.
 
         Args:
-          config: the run.
-          workdir: its work directory.
-          start_step: the step of the checkpoint that the run goes on from, or 0.
-          num_steps: the run's last step.
+          run: the run.
+          task: provides the zero sums and the headline metric.
+          observers: the user's observers.
           mesh: the devices.
-          evaluated: whether the evaluation that belongs to `start_step`, if any, was done by then.
-          started: when the run began, by `time.monotonic()`.
+          log_every: steps between two lines.
+          batch_size: images per step.
+          started: start time of the run by `time.monotonic()`.
         """
-        self._is_writer = jax.process_index() == 0
-        if self._is_writer:
-            self._metrics_log = MetricsLog(workdir, resume_step=start_step, evaluated=evaluated)
-            self._progress = Progress(num_steps, start_step)
-        self._config, self._num_steps = config, num_steps
-        self._zero_sums = jax.jit(ErrorSums.zero, out_shardings=replicated(mesh))
+        self._records: list[Any] = []
+        self._progress: Progress | None = None
+        if jax.process_index() == 0:
+            step, split = run.start_step, run.eval_split
+            self._progress = Progress(run.num_steps, step, eval_split=split, headline=task.headline)
+            self._records = [
+                MetricsLog(run.workdir, step, run.evaluated, split),
+                TensorBoard(run.workdir / "tensorboard", step, split),
+                self._progress,
+            ]
+        self._observers = observers
+        self._log_every, self._batch_size = log_every, batch_size
+        self._num_steps = run.num_steps
+        self._zero_sums = jax.jit(task.zero_sums, out_shardings=replicated(mesh))
         self._arriving: collections.deque[_Interval] = collections.deque()
-        self._steps: collections.deque[Metrics] = collections.deque(maxlen=MAX_STEPS_KEPT)
-        self._step = start_step
-        self._clock = (start_step, time.monotonic())
+        self._steps: collections.deque[StepMetrics] = collections.deque(maxlen=MAX_STEPS_KEPT)
+        self._step = self._written_step = run.start_step
+        self._done = collections.deque([(run.start_step, time.monotonic())])
         self._waited, self._started = 0.0, started
         self._compiled = self._warned = False
 
@@ -83,69 +154,77 @@ class Report:
         self,
         step: int,
         state: TrainState,
-        metrics: Metrics,
+        metrics: StepMetrics,
+        done_step: int = 0,
         waited: float = 0.0,
         bad_images: int = 0,
     ) -> TrainState:
-        """Takes note of a step, or several at once, that have been sent to the devices.
+        """Records one dispatch to the devices, of one step or several.
 
         Args:
-          step: number of updates that will be done with them.
-          state: the state after them.
-          metrics: what was returned.
-          waited: seconds that the devices have waited for its data.
-          bad_images: how many images could not be decoded and were replaced, so far.
+          step: number of updates after this dispatch.
+          state: the state after it.
+          metrics: the step's metrics; stacked for several steps.
+          done_step: number of updates that are known to be complete.
+          waited: seconds that the devices waited for its data.
+          bad_images: number of images so far that could not be decoded and were replaced.
 
         Returns:
-          The state to go on with, its sums set back to zero where an interval ends.
+          The state to continue with; its sums are reset to zero where an interval ends.
 
         Raises:
-          Diverged: an interval whose sums have arrived shows it.
+          Diverged: an interval whose sums have arrived diverged.
         """
         self._waited += waited
         if not self._compiled:
-            # Compiling is not part of the speed: wait for the first step, this once.
-            metrics["learning_rate"].block_until_ready()
+            # Wait for the first step, so that the speed does not include compilation.
+            jax.block_until_ready(metrics)
             self.say(f"first step after {time.monotonic() - self._started:.1f} s")
             self.restart_clock(step)
             self._layers = layers(state.params), layers(state.batch_stats)
             self._compiled = True
+        self._note_done(done_step)
         self._step = step
         self._steps.append(metrics)
-        if step % self._config.log_every == 0 or step == self._num_steps:
+        if step % self._log_every == 0 or step == self._num_steps:
             self._arriving.append(_Interval(step, state.sums, self._steps, bad_images))
             self._steps = collections.deque(maxlen=MAX_STEPS_KEPT)
             state = state.replace(sums=self._zero_sums())
         while self._arriving and self._is_due(self._arriving[0]):
             self._write_interval(self._arriving.popleft())
-        if self._is_writer:
+        if self._progress is not None:
             self._progress.update(step)
         return state
 
     def flush(self) -> None:
-        """Waits for the sums on their way and writes them, before an evaluation or a checkpoint.
+        """Waits for all outstanding sums and writes them, before an evaluation or a checkpoint.
 
         Raises:
-          Diverged: one of the steps so far was not well.
+          Diverged: one of the steps so far diverged.
         """
         while self._arriving:
-            self._write_interval(self._arriving.popleft())
+            interval = self._arriving.popleft()
+            jax.block_until_ready(interval.sums)
+            self._note_done(interval.step)
+            self._write_interval(interval)
         self._check(self._step, self._steps)
 
     def restart_clock(self, step: int) -> None:
-        """Leaves the time since the last line out of `images_per_second`."""
-        self._clock, self._waited = (step, time.monotonic()), 0.0
+        """Excludes the time until now from `images_per_second`."""
+        self._done.clear()
+        self._done.append((step, time.monotonic()))
+        self._written_step, self._waited = step, 0.0
 
-    def evaluation(self, step: int, split: str, result: dict[str, float]) -> None:
+    def evaluation(self, step: int, result: Mapping[str, float]) -> None:
         """Writes an evaluation's result."""
-        self._write(step, split, result)
+        self._write("on_evaluation", step, result)
 
     def say(self, text: str) -> None:
         """Prints a line without disturbing the progress bar."""
-        if self._is_writer:
+        if self._progress is not None:
             self._progress.write(text)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Report":
         return self
 
     def __exit__(
@@ -156,69 +235,147 @@ class Report:
     ) -> None:
         if error is None:
             self.flush()
-        if self._is_writer:
-            self._progress.close()
-            self._metrics_log.close()
+        for record in reversed(self._records):
+            record.close()
+
+    def _note_done(self, step: int) -> None:
+        if step > self._done[-1][0]:
+            self._done.append((step, time.monotonic()))
+
+    def _speed(self, steps: int) -> tuple[int, float]:
+        """Returns the number of steps and the seconds between two observed completions.
+
+        They are the latest one, and the latest at least `steps` steps before it. The time between
+        two lines would be wrong: the sums of two intervals often arrive together.
+        """
+        last, end = self._done[-1]
+        while len(self._done) > 1 and self._done[1][0] <= last - steps:
+            self._done.popleft()
+        first, begin = self._done[0]
+        return last - first, end - begin
 
     def _write_interval(self, interval: _Interval) -> None:
-        values = interval.sums.means()  # Waits here, if at all.
-        since, then = self._clock
-        self._clock = (interval.step, time.monotonic())
-        steps, seconds = interval.step - since, self._clock[1] - then
-        values["learning_rate"] = float(np.ravel(interval.steps[-1]["learning_rate"])[-1])
+        values = interval.sums.means()  # The only line that may wait.
+        self._note_done(interval.step)
+        steps = interval.step - self._written_step
+        self._written_step = interval.step
+        if "learning_rate" in interval.steps[-1]:
+            values["learning_rate"] = float(np.ravel(interval.steps[-1]["learning_rate"])[-1])
         if interval.bad_images:
             values["bad_images"] = interval.bad_images
-        if steps:
-            values["images_per_second"] = steps * self._config.batch_size / seconds
-            values["seconds_per_step"] = seconds / steps
+        done, seconds = self._speed(steps)
+        if steps and done:
+            seconds_per_step = seconds / done
+            values["images_per_second"] = self._batch_size / seconds_per_step
+            values["seconds_per_step"] = seconds_per_step
             values["data_seconds_per_step"] = self._waited / steps
-            if self._waited > BOTTLENECK * seconds and not self._warned:
+            share = self._waited / (steps * seconds_per_step)
+            if share > BOTTLENECK and not self._warned:
                 self._warned = True
                 self.say(
-                    f"the loader is the bottleneck: {self._waited / seconds:.0%} of the time the "
-                    "devices waited for data; see docs/data.md"
+                    f"the loader is the bottleneck: {min(share, 1):.0%} of the time the devices "
+                    "waited for data; see docs/data.md"
                 )
         self._waited = 0.0
-        self._write(interval.step, "train", values)
+        self._write("on_train_metrics", interval.step, values)
         self._check(interval.step, interval.steps, values["loss"])
 
     def _is_due(self, interval: _Interval) -> bool:
-        """Whether an interval can be written without waiting; with several hosts, on all of them.
+        """Whether an interval can be written without waiting.
 
-        They have to find out in the same step that the run has diverged.
+        Several hosts decide by the step number, so that all detect divergence at the same step.
         """
         if jax.process_count() > 1:
             return self._step >= interval.step + MAX_STEPS_AHEAD
         return is_ready(interval.sums)
 
-    def _check(self, last: int, steps: collections.deque[Metrics], loss: float = 0.0) -> None:
-        """Raises `Diverged` if the steps up to `last`, of the mean `loss`, were not all well."""
+    def _check(self, last: int, steps: collections.deque[StepMetrics], loss: float = 0.0) -> None:
+        """Raises `Diverged` if a step up to `last`, or their mean `loss`, shows divergence."""
         if not steps or (steps[-1]["health"].is_finite() and loss <= EXPLODED):
             return
-        each = [metrics for sent in steps for metrics in _one_by_one(sent)]
+        each = [metrics for sent in steps for metrics in _per_step(sent)]
         bad = len(each) - 1
         for index, metrics in enumerate(each):
             if not metrics["health"].is_finite():
                 bad = index
                 break
-        metrics = each[bad]
-        raise diverged(
-            last - len(each) + 1 + bad,
-            metrics["health"],
-            float(metrics["learning_rate"]),
-            *self._layers,
-        )
+        raise diverged(last - len(each) + 1 + bad, each[bad], *self._layers)
 
-    def _write(self, step: int, split: str, values: dict[str, float]) -> None:
-        if self._is_writer:
-            self._metrics_log.write(step, split, **values)
-            self._progress.log(step, split, **values)
+    def _write(self, event: str, step: int, values: Mapping[str, float]) -> None:
+        for record in self._records:
+            getattr(record, event)(step, values)
+        self._observers.call(event, step, dict(values))
 
 
-def _one_by_one(metrics: Metrics) -> list[Metrics]:
-    """What each step returned, of several that were sent at once."""
-    if not np.ndim(metrics["learning_rate"]):
+def _per_step(metrics: StepMetrics) -> list[StepMetrics]:
+    """Splits the metrics of a dispatch into those of each step."""
+    if not np.ndim(metrics["stop"]):
         return [metrics]
     arrays = jax.device_get(metrics)
-    count = len(arrays["learning_rate"])
+    count = len(arrays["stop"])
     return [jax.tree.map(lambda leaf, i=i: leaf[i], arrays) for i in range(count)]
+
+
+def layers(tree: Any) -> list[str]:
+    """Returns the layer of each leaf of `params` or statistics, such as `stage1/block1/conv1`."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path[:-1], simple=True, separator="/") for path in paths]
+
+
+def diverged(
+    step: int, metrics: StepMetrics, parameters: list[str], statistics: list[str]
+) -> Diverged:
+    """Returns the error for the first step that diverged.
+
+    Args:
+      step: number of updates after it.
+      metrics: the step's metrics.
+      parameters: `layers` of the parameters.
+      statistics: `layers` of the running statistics.
+    """
+    health = jax.device_get(metrics["health"])
+    norm = float(np.sqrt(np.sum(np.asarray(health.gradients))))
+    rate = metrics.get("learning_rate")
+    layer = _first_bad_layer(health, parameters, statistics)
+    return Diverged(
+        f"training diverged at step {step}: loss {float(health.loss):.4g}, "
+        + (f"learning rate {float(rate):.4g}, " if rate is not None else "")
+        + f"gradient norm {norm:.4g}"
+        + (f", first bad layer {layer}" if layer else "")
+        + "; lower config.learning_rate, or set config.on_nan=rollback"
+    )
+
+
+def _first_bad_layer(health: Health, parameters: list[str], statistics: list[str]) -> str | None:
+    """Returns the first layer with a non-finite output, or else with a non-finite gradient.
+
+    Non-finite activations show in the running statistics of the normalisation after them.
+    Gradients flow backwards, so the first non-finite one is that of the last such layer.
+    """
+    activations = _bad_layers(health.statistics, statistics)
+    if activations:
+        return activations[0]
+    if not np.isfinite(health.loss):
+        return "head"
+    gradients = _bad_layers(health.gradients, parameters)
+    return gradients[-1] if gradients else None
+
+
+def _bad_layers(values: Any, names: list[str]) -> list[str]:
+    """Returns the layers with non-finite values, in forward order."""
+    bad = {name for name, value in zip(names, values, strict=True) if not np.isfinite(value)}
+    return sorted(bad, key=_forward_order)
+
+
+def _forward_order(layer: str) -> list[tuple[int, int, int]]:
+    """The sort key of a layer: stem, stages, head; conv1, bn1, conv2, …, shortcut in a block."""
+    order = ("stem", "stage", "block", "conv", "bn", "shortcut", "head")
+    key = []
+    for part in layer.split("/"):
+        name, number = part.rstrip("0123456789"), re.sub(r"\D", "", part)
+        rank = order.index(name) if name in order else len(order)
+        if name in ("conv", "bn"):  # Each normalisation follows its convolution.
+            key.append((order.index("conv"), int(number or 0), rank))
+        else:
+            key.append((rank, int(number or 0), 0))
+    return key

@@ -1,33 +1,32 @@
-"""Everything that a step changes, in one tree: what is here and in the checkpoint is the run."""
+"""The training state: everything that a step changes, in one tree; checkpoints hold it whole."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import linen as nn
 from flax import struct
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
-from ..data import Normalization
-from ..evaluation.metrics import ErrorSums
-from .config import TrainConfig
-from .feedback import Feedback
+from resnet_jax.data import Normalization
+from resnet_jax.training.optimizer import Feedback, LearningRate, Optimizer, transformation
+from resnet_jax.training.task import Task
 
 
 class TrainState(struct.PyTreeNode):
     """The state of a run between two steps.
 
     Attributes:
-      step: number of updates done.
+      step: number of completed updates.
       params: the network's parameters, float32.
       batch_stats: running means and variances of every batch normalisation, float32.
-      opt_state: optax's state, the momenta.
-      key: data of the key from which step k's is folded: `fold_in(wrap_key_data(key), k)`.
-      normalization: what is subtracted from and divided out of the images; computed once.
+      opt_state: optax's state of the optimiser.
+      key: data of the random key; step k uses `fold_in(wrap_key_data(key), k)`.
+      normalization: the images' normalisation; computed once.
       average: moving averages of `params` and `batch_stats` (`config.ema_decay`), or None.
-      feedback: what the learning rate knows of the errors so far.
-      sums: loss and errors of the training batches since the last line in the log.
+      feedback: the errors' effect on the learning rate so far.
+      sums: the task's sums over the training batches since the last line of the log.
     """
 
     step: Int[Array, ""]
@@ -38,51 +37,82 @@ class TrainState(struct.PyTreeNode):
     normalization: Normalization
     average: Any
     feedback: Feedback
-    sums: ErrorSums
+    sums: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The network to evaluate: the averages where there are any, else what is trained."""
+        """The variables to evaluate: the averages if there are any, else the trained ones."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(
-    config: TrainConfig,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    task: Task,
+    optimizer: Optimizer,
+    learning_rate: LearningRate,
     normalization: Normalization,
     image_shape: tuple[int, int, int],
+    *,
+    seed: int = 0,
+    averaged: bool = False,
     variables: dict[str, Any] | None = None,
 ) -> TrainState:
-    """Returns the state before the first step; it depends on its arguments alone.
+    """Returns the state before the first step; it depends only on the arguments.
 
     Args:
-      config: the run; its seed is that of the initial parameters and of the keys of all steps.
-      model: the network.
-      optimizer: what updates its parameters.
-      normalization: of the images.
-      image_shape: height, width and channels of the images that the network is to see.
-      variables: `{"params", "batch_stats"}` to begin with; drawn from the seed if not given.
+      task: draws the initial parameters.
+      optimizer: updates the parameters.
+      learning_rate: provides the initial feedback.
+      normalization: the images' normalisation.
+      image_shape: height, width and channels of the network's input.
+      seed: seed of the initial parameters and of all steps' keys.
+      averaged: whether the state holds moving averages of the variables.
+      variables: initial `{"params", "batch_stats"}`; by default drawn from the seed.
     """
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    init_key, step_key = jax.random.split(jax.random.key(seed))
 
     def init(given: dict[str, Any] | None) -> TrainState:
-        variables: Any = given
-        if given is None:
-            variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+        variables = task.initialize(init_key, image_shape) if given is None else given
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
-            opt_state=optimizer.init(variables["params"]),
+            opt_state=transformation(optimizer).init(variables["params"]),
             key=jax.random.key_data(step_key),
             normalization=normalization,
-            average=None if config.ema_decay is None else jax.tree.map(jnp.copy, variables),
-            feedback=Feedback.start(config),
-            sums=ErrorSums.zero(),
+            average=jax.tree.map(jnp.copy, variables) if averaged else None,
+            feedback=learning_rate.start(),
+            sums=task.zero_sums(),
         )
 
-    # It runs once, and optimising it takes XLA five times as long as running it unoptimised.
+    # It runs once, and XLA takes five times as long to optimise it as to run it unoptimised.
     return jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(variables)
+
+
+class Health(struct.PyTreeNode):
+    """Magnitudes of a step's results, small enough to keep for many steps.
+
+    Non-finite values propagate through the parameters, so checking the last step suffices; the
+    others are read only to find the first bad one.
+
+    Attributes:
+      loss: mean over the batch.
+      gradients: sum of squares of each parameter's gradient, in the order of `jax.tree.leaves`.
+      statistics: sum of each running statistic, in the same order.
+    """
+
+    loss: Float[Array, ""]
+    gradients: Float[Array, " parameters"]
+    statistics: Float[Array, " statistics"]
+
+    @classmethod
+    def of(cls, loss: Float[Array, ""], grads: Any, batch_stats: Any) -> "Health":
+        """Returns the health of a step."""
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)]
+        sums = [jnp.sum(leaf) for leaf in jax.tree.leaves(batch_stats)]
+        return cls(loss, jnp.stack(squares), jnp.stack(sums) if sums else jnp.zeros(0))
+
+    def is_finite(self) -> bool:
+        """Whether all values are finite; waits for the step."""
+        return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(jax.device_get(self)))

@@ -53,7 +53,7 @@ def test_what_is_missing_has_a_remedy(capsys, monkeypatch, tmp_path):
 
 def test_an_unused_gpu_and_no_device_have_remedies(capsys, monkeypatch):
     monkeypatch.setattr(doctor.Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
-    assert "! there is an NVIDIA GPU that JAX does not use" in report(capsys)
+    assert "! JAX does not use the NVIDIA GPU" in report(capsys)
 
     def no_devices():
         raise RuntimeError("Unable to initialize backend 'tpu'\nmore")
@@ -69,4 +69,4 @@ def test_a_checkout_that_is_not_installed_is_said(capsys, monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", nothing)
     monkeypatch.setattr(importlib.metadata, "requires", nothing)
-    assert "! the package runs from its folder alone: python -m pip" in report(capsys)
+    assert "! the package only runs from its folder: python -m pip" in report(capsys)

@@ -21,7 +21,7 @@ from resnet_jax.evaluation import (
     recompute_batch_statistics,
     training_images,
 )
-from resnet_jax.parallel import data_mesh
+from resnet_jax.runtime.devices import data_mesh
 from tests.training.runs import CONFIG, make_run
 
 SOURCE = data.open_source("fashion_mnist_mini", CONFIG.eval_split)

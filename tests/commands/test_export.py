@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.commands import export
-from resnet_jax.training.trained import open_run
+from resnet_jax.training.restore import open_run
 from tests.training.runs import make_run
 
 # What another process does: with JAX and NumPy alone.

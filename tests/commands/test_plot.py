@@ -1,11 +1,15 @@
+import contextlib
+
 from resnet_jax.commands import plot
-from resnet_jax.training import records
+from resnet_jax.training import curves
+from resnet_jax.training.records import MetricsLog
 
 
 def make_run(workdir):
-    with records.MetricsLog(workdir) as log:
-        log.write(10, "train", loss=1.0, top1_error=0.5, top5_error=0.1)
-        log.write(10, "test", loss=1.0, top1_error=0.5, top5_error=0.1)
+    with contextlib.closing(MetricsLog(workdir)) as log:
+        figures = {"loss": 1.0, "top1_error": 0.5, "top5_error": 0.1}
+        log.on_train_metrics(10, figures)
+        log.on_evaluation(10, figures)
     return str(workdir)
 
 
@@ -19,7 +23,7 @@ def test_a_picture_of_two_runs(tmp_path, capsys):
 
 def test_scale_and_smoothing(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(records, "plot_curves", lambda *_, **how: asked.append(how))
+    monkeypatch.setattr(curves, "draw_curves", lambda *_, **how: asked.append(how))
     run, output = make_run(tmp_path / "run"), ["--output", str(tmp_path / "x.png")]
     plot.main([run, *output])
     plot.main([run, *output, "--log", "--smooth", "500"])
@@ -31,7 +35,7 @@ def test_scale_and_smoothing(tmp_path, monkeypatch):
 
 def test_runs_are_named_by_their_folders(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(records, "plot_curves", lambda runs, *_, **__: drawn.append(list(runs)))
+    monkeypatch.setattr(curves, "draw_curves", lambda runs, *_, **__: drawn.append(list(runs)))
     a, b, other = (make_run(tmp_path / name) for name in ["a/run", "b/run", "other"])
     output = ["--output", str(tmp_path / "x.png")]
     plot.main([a, other, *output])

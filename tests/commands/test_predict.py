@@ -13,8 +13,9 @@ from PIL import Image
 
 import resnet_jax
 from resnet_jax import data
-from resnet_jax.commands import door, predict
-from resnet_jax.data.class_names import imagenet_class_names
+from resnet_jax.commands import predict
+from resnet_jax.data.sources.class_names import imagenet_class_names
+from resnet_jax.errors import UsageError
 from tests import torch_twins
 from tests.quick import init
 from tests.training.runs import make_run
@@ -147,5 +148,5 @@ def test_a_table_with_a_bar_for_each(capsys, monkeypatch, run, photos):
 
 def test_wrong_usage_answers_before_anything_is_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "resnet_jax.evaluation", None)
-    with pytest.raises(door.UsageError):
+    with pytest.raises(UsageError):
         predict.main(["x.png"])

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -45,18 +46,13 @@ def test_the_error_of_a_missing_data_set_is_the_command_that_makes_it(tmp_path, 
     assert len(data.open_source("cifar10", "train", tmp_path)) == 15
 
 
-class Terminal:
+class Terminal(io.StringIO):
     def __init__(self, live):
-        self.live, self.text = live, ""
+        super().__init__()
+        self.live = live
 
     def isatty(self):
         return self.live
-
-    def write(self, text):
-        self.text += text
-
-    def flush(self):
-        pass
 
 
 def test_progress_is_redrawn_on_a_terminal_and_rare_elsewhere(monkeypatch):
@@ -69,5 +65,6 @@ def test_progress_is_redrawn_on_a_terminal_and_rare_elsewhere(monkeypatch):
             now[0] += 0.25
             progress.report("writing x", done, 100)
         progress.close()
-    assert live.text.count("\r") == 101 and live.text.endswith("writing x 100.0%\n")
-    assert plain.text.splitlines() == ["writing x  39.0%", "writing x  79.0%"]
+    assert live.getvalue().count("\r") == 101
+    assert live.getvalue().endswith("writing x 100.0%\n")
+    assert plain.getvalue().splitlines() == ["writing x  39.0%", "writing x  79.0%"]

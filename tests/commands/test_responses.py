@@ -3,8 +3,8 @@ from matplotlib import image as matplotlib_image
 
 from resnet_jax import evaluation
 from resnet_jax.commands import responses
-from resnet_jax.parallel import data_mesh
-from resnet_jax.training.trained import open_run
+from resnet_jax.runtime.devices import data_mesh
+from resnet_jax.training.restore import open_run
 from tests.training.runs import eval_batches, make_run
 
 

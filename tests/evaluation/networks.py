@@ -1,11 +1,29 @@
 """Small networks with random, non-trivial batch statistics."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from resnet_jax.models import BasicBlock, ResNet
 from tests.quick import OPTIONS, init
+
+
+class DeepStem(nn.Module):
+    """ResNet-D's: three 3x3 convolutions for the 7x7 one, and the pool."""
+
+    conv: Any
+    norm: Any
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        for number, (width, stride) in enumerate([(4, 2), (4, 1), (self.features, 1)], start=1):
+            x = self.conv(width, 3, stride, name=f"conv{number}")(x)
+            x = nn.relu(self.norm(name=f"bn{number}")(x))
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 def small_model(**options):

@@ -8,7 +8,7 @@ import pytest
 from resnet_jax import data
 from resnet_jax.evaluation import EvaluationError, evaluate, make_eval_step
 from resnet_jax.models import create_model
-from resnet_jax.parallel import data_mesh, replicate
+from resnet_jax.runtime.devices import data_mesh, replicate
 from tests.quick import init
 
 IMAGES, CLASSES = 37, 7
@@ -66,5 +66,5 @@ def test_no_image_at_all_is_named(setting):
         "mask": np.zeros(5, bool),
     }
     step = make_eval_step(model, mesh)
-    with pytest.raises(EvaluationError, match="no image of the split can be decoded; mend"):
+    with pytest.raises(EvaluationError, match="no image of the split can be decoded; repair"):
         evaluate(step, variables, normalization, [nothing], mesh)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.parallel import data_mesh, keep_freed_memory
+from resnet_jax.runtime.devices import data_mesh, keep_freed_memory
 from resnet_jax.training import TrainConfig
 from resnet_jax.training.loop import train
 from resnet_jax.training.report import Report

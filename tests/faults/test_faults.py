@@ -12,11 +12,10 @@ import time
 
 import pytest
 
-from resnet_jax.training.digest import find_damage
-
-from ..training.test_damage import HARMS
-from . import processes
-from .conftest import FULL
+from resnet_jax.training.checkpoint import find_damage
+from tests.faults import processes
+from tests.faults.conftest import FULL
+from tests.training.test_damaged_checkpoints import HARMS
 
 LONG = 280 if FULL else processes.SETTINGS["num_steps"]
 """Steps of the run that is killed."""
@@ -101,7 +100,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, refere
     shutil.copytree(reference, workdir)
     HARMS[harm](workdir / "checkpoints" / "30")
     out, err = processes.run(workdir)
-    assert err == "" and "checkpoint 30 is damaged (" in out and "newest good one is 28" in out
+    assert err == "" and "checkpoint 30 is damaged (" in out and "latest intact one is 28" in out
     assert (workdir / "checkpoints" / "30.damaged").exists()
     processes.check_same(workdir, reference, 30)
     outcome(f"checkpoint: {harm}", 1, "named; the one before it leads to the same end")
@@ -200,7 +199,7 @@ def test_a_diverging_run(tmp_path, outcome):
         workdir = tmp_path / "rollback"
         changes |= {"on_nan": "rollback", "num_steps": 60, "checkpoint_every": 10}
         out, err = processes.run(workdir, **changes)
-        assert "back to the last checkpoint" in out and err == ""
+        assert "resuming from the last checkpoint" in out and err == ""
         found = [r["step"] for r in processes.records(workdir) if r["split"] == "train"]
         assert found == list(range(5, 61, 5))
         outcome("loss explodes, rollback", 1, "went on with half the learning rate")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from . import processes
-from .conftest import FULL
+from tests.faults import processes
+from tests.faults.conftest import FULL
 
 
 @pytest.mark.parametrize("workers", [0, 1] if FULL else [0])

@@ -72,7 +72,7 @@ def test_truncated(name, read, part, tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
     message = refused(read, MODEL, path)
-    assert message.startswith(f"{name} cannot be read: it is damaged, or no")
+    assert message.startswith(f"{name} cannot be read: it is damaged or not a")
     assert refused(read_weights, MODEL, path) == message
 
 
@@ -128,9 +128,9 @@ def test_a_malicious_pickle_is_refused_and_not_run(name, read, form, tmp_path):
     message = refused(read, MODEL, path)
     assert not marker.exists()
     if path.suffix in (".pth", ".pt"):
-        what = "holds (posix|nt).system, which is no tensor"
-        sentence = "it is refused, as loading it might run code, and nothing of it was run"
-        assert re.fullmatch(f"{name} {what}: {sentence}; save a .*", message), message
+        what = "holds (posix|nt).system, which is not a tensor"
+        sentence = r"it is refused because loading it might run code \(none was run\)"
+        assert re.fullmatch(f"{name} {what}: {sentence}; save only .*", message), message
 
 
 def test_a_malicious_array_of_objects_is_refused_and_not_run(tmp_path):
@@ -143,8 +143,8 @@ def test_a_malicious_array_of_objects_is_refused_and_not_run(tmp_path):
 @pytest.mark.parametrize(
     "content, what",
     [
-        ({"args": argparse.Namespace(lr=0.1)}, "holds argparse.Namespace, which is no tensor"),
-        (torch.nn.Linear(1, 1), "holds torch.nn.modules.linear.Linear, which is no tensor"),
+        ({"args": argparse.Namespace(lr=0.1)}, "holds argparse.Namespace, which is not a tensor"),
+        (torch.nn.Linear(1, 1), "holds torch.nn.modules.linear.Linear, which is not a tensor"),
         ({"best": np.float64(1)}, "holds numpy"),
     ],
     ids=["arguments", "module", "numpy"],
@@ -154,7 +154,7 @@ def test_other_objects_than_tensors_are_refused(content, what, tmp_path):
     torch.save(content, path)
     message = refused(from_torch, MODEL, path)
     assert message.startswith(f"weights.pth {what}")
-    assert message.endswith("save a state_dict() alone, or .safetensors")
+    assert message.endswith("save only a state_dict(), or .safetensors")
 
 
 def test_a_list_of_tensors_has_no_names(tmp_path):
@@ -205,7 +205,7 @@ def test_a_small_file_that_claims_to_be_large(tmp_path):
 def test_no_such_file(read, tmp_path):
     first = () if read in (load_weights, load_model) else (MODEL,)
     missing = tmp_path / "none.safetensors"
-    message = f"{missing} is not there; give the path of a weights file"
+    message = f"{missing} does not exist; give the path of a weights file"
     assert refused(read, *first, missing) == message
     assert "is a folder, not a weights file" in refused(read, *first, tmp_path)
 

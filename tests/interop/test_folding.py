@@ -1,10 +1,13 @@
 """Batch normalisation folded into the convolutions: the same logits, and none of it left."""
 
 from functools import partial
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from resnet_jax import (
     WeightsError,
@@ -12,10 +15,13 @@ from resnet_jax import (
     fold_batch_norm,
     from_torch,
     load_model,
+    load_weights,
     save_weights,
     to_torch,
 )
+from resnet_jax.models import BasicBlock, ResNet
 from tests import torch_twins
+from tests.evaluation.networks import DeepStem
 from tests.interop.nets import (
     NUM_CLASSES,
     assert_identical,
@@ -132,3 +138,29 @@ def test_other_variables_are_refused():
     other, twin = small_pair("basic")
     with pytest.raises(WeightsError, match="cannot be fitted"):
         fold_batch_norm(model, from_torch(other, twin.state_dict()))
+
+
+def test_a_stem_of_ones_own_with_other_names_is_refused():
+    class Stem(nn.Module):
+        conv: Any
+        norm: Any
+        features: int
+
+        @nn.compact
+        def __call__(self, x):
+            return self.norm(name="normal")(self.conv(self.features, 3, 1, name="first")(x))
+
+    model = ResNet((1, 1), BasicBlock, 5, (4, 8), stem=Stem)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+    with pytest.raises(WeightsError, match=r"stem\.(first|normal) cannot be folded; name"):
+        fold_batch_norm(model, variables)
+
+
+def test_a_stem_of_ones_own_cannot_be_named_in_a_file(tmp_path):
+    model = ResNet((1, 1), BasicBlock, 5, (4, 8), stem=DeepStem)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 32, 32, 1)))
+    with pytest.raises(WeightsError, match="not one of your own; save the variables without"):
+        save_weights(tmp_path / "net.safetensors", variables, model)
+    save_weights(tmp_path / "net.safetensors", variables)
+    loaded = load_weights(tmp_path / "net.safetensors", model)
+    jax.tree.map(np.testing.assert_array_equal, loaded, dict(variables))

@@ -120,12 +120,12 @@ def test_a_folder_with_our_own_weights_needs_no_configuration(tmp_path):
         ({**TIMM, "architecture": "resnetblur18"}, "unknown model 'resnetblur18'"),
         ({**TIMM, "global_pool": "max", "model_args": {}}, "its global_pool is 'max', not 'avg'"),
         ({**TIMM, "model_args": {"block_args": {"attn_layer": "se"}}}, "it has block_args"),
-        ({**TIMM, "num_classes": 0, "model_args": {}}, "num_classes is a whole number"),
-        ({**TIMM, "num_classes": 9, "model_args": {}}, "tell 7 classes apart and the model 9"),
+        ({**TIMM, "num_classes": 0, "model_args": {}}, "num_classes must be an integer"),
+        ({**TIMM, "num_classes": 9, "model_args": {}}, "have 7 classes but the model 9"),
         ({**TRANSFORMERS, "model_type": "vit"}, "its model_type is 'vit', not 'resnet'"),
         ({**TRANSFORMERS, "hidden_act": "gelu"}, "its hidden_act is 'gelu', not 'relu'"),
         ({**TRANSFORMERS, "downsample_in_first_stage": True}, "downsample_in_first_stage is True"),
-        ({**TRANSFORMERS, "embedding_size": 32}, "its stem is of another width"),
+        ({**TRANSFORMERS, "embedding_size": 32}, "its stem and its first stage"),
         ({}, "its model_type is None"),
         ([], "describes no ResNet"),
     ],
@@ -139,7 +139,7 @@ def test_nets_that_are_not_here(config, message, twin, tmp_path):
 
 
 def test_folders_that_lack_a_file(twin, tmp_path):
-    with pytest.raises(WeightsError, match="holds neither model.safetensors nor pytorch_model.bin"):
+    with pytest.raises(WeightsError, match="has neither model.safetensors nor pytorch_model.bin"):
         from_hub(str(tmp_path))
     repo = write_repository(tmp_path, TIMM, twin)
     (tmp_path / "config.json").unlink()
@@ -151,7 +151,7 @@ def test_folders_that_lack_a_file(twin, tmp_path):
 
 
 def test_no_library_and_no_such_name(monkeypatch):
-    with pytest.raises(WeightsError, match="is no folder here and no OWNER/NAME on the Hugging"):
+    with pytest.raises(WeightsError, match="is neither a folder nor an OWNER/NAME on the"):
         from_hub("./no/such/folder")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r"python -m pip install 'resnet-jax\[hub\]'"):
@@ -220,7 +220,7 @@ def test_a_repository_over_http_and_then_without_a_network(twin, tmp_path):
         found, missing = run(PROGRAM, HF_ENDPOINT=endpoint, **home)
     loaded = f"{NUM_CLASSES} {twin.fc.bias.tolist()}"
     assert found == loaded
-    assert missing.startswith("timm/none is not on the Hugging Face Hub, or not open to all")
+    assert missing.startswith("timm/none is not on the Hugging Face Hub, or not public")
     # What was fetched is in the cache; the rest ends in one line.
     found, missing = run(PROGRAM, HF_HUB_OFFLINE="1", **home)
     assert found == loaded

@@ -43,8 +43,12 @@ def test_variables_of_flax_core_are_dictionaries_too():
 
     variables = {"params": {"a": {"b": 1}}, "batch_stats": {"c": 2}}
     assert layout.flatten(freeze(variables)) == {"params.a.b": 1, "batch_stats.c": 2}
-    with pytest.raises(WeightsError, match="variables are a dictionary, as model.init returns it"):
-        layout.flatten([variables])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_list_is_no_variables():
+    with pytest.raises(WeightsError, match="variables must be a dictionary as from model.init"):
+        layout.flatten([{"params": {}}])
 
 
 def test_a_new_head_is_that_of_init_and_nothing_else_changes():

@@ -163,7 +163,7 @@ def test_an_entry_that_is_there_twice(first):
 )
 def test_tensors_without_numbers_are_named(strange):
     model, twin = small_pair()
-    with pytest.raises(WeightsError, match=r"fc.bias is no array of floating-point numbers"):
+    with pytest.raises(WeightsError, match=r"fc.bias is not an array of floating-point numbers"):
         from_torch(model, twin.state_dict() | {"fc.bias": strange})
 
 
@@ -264,8 +264,8 @@ def test_one_error_lists_all_that_differs():
         from_torch(model, state_dict)
     assert str(info.value) == (
         "the mapping cannot be fitted to the model: 1 missing (layer1.0.bn2.running_var);"
-        " 1 unexpected (extra.weight); 2 of another shape (bn1.bias is no array of floating-point"
-        " numbers, layer2.0.conv2.weight [2, 2, 1, 1], not [8, 8, 3, 3])"
+        " 1 unexpected (extra.weight); 2 of another shape (bn1.bias is not an array of"
+        " floating-point numbers, layer2.0.conv2.weight [2, 2, 1, 1], not [8, 8, 3, 3])"
     )
     assert info.value.missing == ("layer1.0.bn2.running_var",)
     assert info.value.unexpected == ("extra.weight",)
@@ -281,7 +281,7 @@ def test_a_long_list_is_summed_up_in_the_line_and_whole_behind_it(tmp_path):
     message = str(info.value)
     assert len(message) < 300 and "\n" not in message
     assert message.startswith("resnet18.pth cannot be fitted to the model: 165 missing (")
-    assert message.endswith("; they are those of resnet18")
+    assert message.endswith("; they fit resnet18")
     assert len(info.value.missing) == 165
     listed = "\n".join(info.value.__notes__)
     entries = (*info.value.missing, *info.value.unexpected, *info.value.misshaped)
@@ -292,7 +292,7 @@ def test_the_right_net_is_named():
     state_dict = torch_twins.make_twin("resnet20_cifar", 10).state_dict()
     with pytest.raises(WeightsError) as info:
         from_torch(create_model("resnet32_cifar", 10), state_dict)
-    assert str(info.value).endswith("; they are those of plain20_cifar or resnet20_cifar")
+    assert str(info.value).endswith("; they fit plain20_cifar or resnet20_cifar")
 
 
 def test_another_number_of_classes():
@@ -300,8 +300,8 @@ def test_another_number_of_classes():
     model = small_pair()[0].clone(num_classes=3)
     expected = (
         "the mapping cannot be fitted to the model: 2 of another shape (fc.bias [7], not [3],"
-        " fc.weight [7, 32], not [3, 32]); the weights tell 7 classes apart and the model 3: create"
-        " it with num_classes=7, or skip_head=True keeps its own head"
+        " fc.weight [7, 32], not [3, 32]); the weights have 7 classes but the model 3: create it"
+        " with num_classes=7, or keep its own head by skip_head=True"
     )
     with pytest.raises(WeightsError, match=f"^{re.escape(expected)}$"):
         from_torch(model, twin.state_dict())
@@ -316,10 +316,11 @@ def test_another_number_of_classes():
         np.testing.assert_array_equal(ours, twin.state_dict()["layer2.0.bn3.weight"])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "source, message",
     [
-        (torch.ones(3), "weights are a file or tensors by name, not a Tensor"),
+        (torch.ones(3), "weights must be a file or tensors by name, not a Tensor"),
         (torch.nn.Linear(1, 1), r"not a Linear; give its state_dict\(\)"),
         (None, "not a NoneType"),
         ({}, "missing"),
@@ -332,6 +333,7 @@ def test_what_is_no_source(source, message):
         from_torch(small_pair()[0], source)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_to_torch_takes_the_models_own_variables_alone():
     model, twin = small_pair()
     variables = from_torch(model, twin.state_dict())
@@ -340,7 +342,7 @@ def test_to_torch_takes_the_models_own_variables_alone():
         to_torch(other, variables)
     with pytest.raises(WeightsError, match="batch_stats.stem.bn.mean"):
         to_torch(model, {"params": variables["params"]})
-    with pytest.raises(WeightsError, match="variables are a dictionary"):
+    with pytest.raises(WeightsError, match="variables must be a dictionary"):
         to_torch(model, None)
 
 

@@ -73,5 +73,5 @@ def test_images_of_other_channels_than_the_model_has():
     model = create_model("resnet20_cifar")
     images = jnp.zeros((1, 8, 8, 1))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    with pytest.raises(ModelError, match="images have 3 channels and the model takes 1; "):
+    with pytest.raises(ModelError, match="images have 3 channels but the model takes 1; "):
         jax.eval_shape(model.apply, variables, jnp.zeros((1, 8, 8, 3)))

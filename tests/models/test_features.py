@@ -134,9 +134,9 @@ def test_masks():
 @pytest.mark.parametrize(
     "parts, words",
     [
-        ("stage2", ["'stage2'", "did you mean 'stage1'", "There are stem, stage1, head"]),
-        (("head", "fc"), ["'fc'", "There are stem, stage1, head"]),
-        ((), ["no part", "There are stem, stage1, head"]),
+        ("stage2", ["'stage2'", "did you mean 'stage1'", "choose from stem, stage1, head"]),
+        (("head", "fc"), ["'fc'", "choose from stem, stage1, head"]),
+        ((), ["no part", "choose from stem, stage1, head"]),
     ],
 )
 def test_unknown_parts_are_named_with_those_there_are(parts, words):

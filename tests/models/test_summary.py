@@ -14,7 +14,7 @@ from resnet_jax.models import (
     list_models,
     summarize,
 )
-from tests.models.test_registry import IMAGENET_PARAMETERS
+from tests.models.test_named import IMAGENET_PARAMETERS
 from tests.torch_twins import make_twin
 
 # Table 1 of the paper, in 1e9. Its nets of 18 and 34 layers have shortcuts without parameters
@@ -139,7 +139,7 @@ def test_table():
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "224", (224,), (224, 0)])
 def test_bad_sizes(size):
-    with pytest.raises(ModelError, match="image_size is a number of"):
+    with pytest.raises(ModelError, match="image_size must be one or two"):
         summarize(create_model("resnet18"), size)
-    with pytest.raises(ModelError, match="channels is a whole number"):
+    with pytest.raises(ModelError, match="channels must be an integer"):
         count_parameters(create_model("resnet18"), channels=0)

@@ -37,8 +37,9 @@ def test_the_stem_is_the_convolution(size, channels):
 @pytest.mark.parametrize("size, stride", [(7, 1), (3, 2), (1, 1)])
 def test_other_convolutions(size, stride):
     rng = np.random.default_rng(1)
-    x, kernel = rng.normal(size=(2, 9, 8, 3)), rng.normal(size=(size, size, 3, 4))
     with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(size=(2, 9, 8, 3)))
+        kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)))
         expected = reference(x, kernel, stride)
         np.testing.assert_allclose(gpu.conv(x, kernel, stride), expected, 1e-12, 1e-12)
 

@@ -13,7 +13,7 @@ SLOPE = [0, 0, 0, 1, 0, 1]
 
 def test_values():
     np.testing.assert_array_equal(rectified(X), [0, 0, 0, 3, 0, jnp.inf])
-    assert jnp.isnan(rectified(jnp.nan))
+    assert jnp.isnan(rectified(jnp.array(jnp.nan)))
     assert rectified(jnp.bfloat16(2)).dtype == jnp.bfloat16
 
 

@@ -1,5 +1,6 @@
 """Work directories as `train` leaves them, without the training."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -8,11 +9,10 @@ import jax
 import numpy as np
 
 from resnet_jax import data
-from resnet_jax.parallel import data_mesh, replicate
+from resnet_jax.runtime.devices import data_mesh, replicate
 from resnet_jax.training import TrainConfig
 from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.experiment import compute_normalization, open_experiment
-from resnet_jax.training.optimizer import make_optimizer
 from resnet_jax.training.records import MetricsLog
 from resnet_jax.training.state import create_state
 
@@ -39,14 +39,14 @@ def make_run(workdir, steps_and_errors=((10, 0.4), (20, 0.3), (30, 0.35)), seed=
     states = {}
     with (
         Checkpoints(workdir / "checkpoints", 10) as checkpoints,
-        MetricsLog(workdir) as log,
+        contextlib.closing(MetricsLog(workdir, eval_split=config.eval_split)) as log,
     ):
         for step, error in steps_and_errors:
             states[step] = state = jax.tree_util.tree_map_with_path(
                 lambda path, leaf: _drawn(path, leaf, rng), state
             )
             metrics = {"loss": 1.0, "top1_error": error, "top5_error": 0.1}
-            log.write(step, config.eval_split, **metrics)
+            log.on_evaluation(step, metrics)
             # As eight devices have it.
             checkpoints.save(step, replicate(state, mesh), {}, error)
     return states
@@ -55,13 +55,15 @@ def make_run(workdir, steps_and_errors=((10, 0.4), (20, 0.3), (30, 0.35)), seed=
 @functools.cache
 def first_state(**changes):
     config = dataclasses.replace(CONFIG, **changes)
-    experiment = open_experiment(config, data_mesh())
+    experiment = open_experiment(config)
     return create_state(
-        config,
-        experiment.model,
-        make_optimizer(config),
-        compute_normalization(config, experiment),
+        experiment.make_task(),
+        experiment.optimizer,
+        experiment.learning_rate,
+        compute_normalization(experiment),
         experiment.image_shape,
+        seed=config.seed,
+        averaged=config.ema_decay is not None,
     )
 
 

@@ -3,10 +3,9 @@
 import jax
 import pytest
 
-from resnet_jax.parallel import data_mesh, replicate
+from resnet_jax.runtime.devices import data_mesh, replicate
 from resnet_jax.training.checkpoint import Checkpoints, best_step
-
-from .runs import first_state
+from tests.training.runs import first_state
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.parallel import data_mesh
+from resnet_jax.runtime.devices import data_mesh
 from resnet_jax.training import loop
-from resnet_jax.training.health import Diverged, Health, diverged, layers
 from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
-
-from .test_loop import CONFIG, saved
+from resnet_jax.training.report import Diverged, diverged, layers
+from resnet_jax.training.state import Health
+from tests.training.test_loop import CONFIG, saved
 
 PARAMS = {
     "stem": {"conv": {"kernel": jnp.ones((2, 2))}},
@@ -43,7 +43,8 @@ def spoiled(tree, *names):
 
 def say(loss, grads, statistics):
     health = Health.of(jnp.float32(loss), grads, statistics)
-    return health, str(diverged(7, health, 0.5, layers(grads), layers(statistics)))
+    metrics = {"health": health, "learning_rate": 0.5}
+    return health, str(diverged(7, metrics, layers(grads), layers(statistics)))
 
 
 def test_a_healthy_step():

@@ -12,15 +12,16 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
 
+from resnet_jax.errors import ConfigError
 from resnet_jax.ops import stock
-from resnet_jax.parallel import data_mesh
-from resnet_jax.training import ConfigError, TrainConfig, loop
+from resnet_jax.runtime.devices import data_mesh
+from resnet_jax.training import TrainConfig, loop
 from resnet_jax.training import experiment as experiment_module
-from resnet_jax.training.digest import SUMS, write_sums
-from resnet_jax.training.experiment import open_experiment, resident_dataset, steps_at_once
-from resnet_jax.training.health import Diverged
+from resnet_jax.training.checkpoint import SUMS, write_sums
+from resnet_jax.training.experiment import open_experiment, resident_arrays, steps_at_once
 from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
+from resnet_jax.training.report import Diverged
 from resnet_jax.training.workdir import open_workdir
 
 CONFIG = TrainConfig(
@@ -150,13 +151,20 @@ def test_another_configurations_directory_is_refused(whole):
     assert (workdir / "config.json").read_text() == before
 
 
-def test_a_length_that_scales_the_schedule_belongs_to_the_run(tmp_path):
-    config = dataclasses.replace(CONFIG, scale_schedule=True)
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        ({"scale_schedule": True}, {"num_steps": 120}, r"num_steps \(60, now 120\)"),
+        ({"schedule": "plateau"}, {"eval_every": 10}, r"eval_every \(25, now 10\)"),
+    ],
+)
+def test_what_moves_the_learning_rate_belongs_to_the_run(tmp_path, recipe, changes, message):
+    config = dataclasses.replace(CONFIG, **recipe)
     with open_workdir(tmp_path, config):
         pass
     with (
-        pytest.raises(ConfigError, match=r"num_steps \(60, now 120\)"),
-        open_workdir(tmp_path, dataclasses.replace(config, num_steps=120)),
+        pytest.raises(ConfigError, match=message),
+        open_workdir(tmp_path, dataclasses.replace(config, **changes)),
     ):
         pass
 
@@ -193,10 +201,10 @@ def test_boundaries_behind_the_end_of_a_run_in_epochs(changes, end):
         CONFIG, **lengths | {"schedule": "step", "boundaries": (50,)} | changes
     )
     if end is None:
-        open_experiment(config, data_mesh())
+        open_experiment(config)
     else:
         with pytest.raises(ConfigError, match=f"boundaries=.* the end, step {end};"):
-            open_experiment(config, data_mesh())
+            open_experiment(config)
 
 
 def test_a_run_of_an_older_version_goes_on(whole):
@@ -263,8 +271,8 @@ def test_several_steps_at_once_are_the_same_steps(tmp_path, monkeypatch):
         sent.append(steps)
         return take(self, batches, steps)
 
-    take = loop.Pace.next_batch
-    monkeypatch.setattr(loop.Pace, "next_batch", next_batch)
+    take = loop.Dispatch.next_batch
+    monkeypatch.setattr(loop.Dispatch, "next_batch", next_batch)
     monkeypatch.setattr(loop, "steps_at_once", lambda config, mesh: 5)
     config = dataclasses.replace(config, device_resident="yes")
     run(dataclasses.replace(config, num_steps=8), tmp_path / "five")
@@ -312,13 +320,13 @@ def test_as_many_steps_at_once_as_fit_between_what_happens(monkeypatch):
 
 
 def test_an_accelerator_keeps_the_images_if_they_are_not_too_many(monkeypatch):
-    experiment = open_experiment(CONFIG, data_mesh(jax.devices()[:1]))
+    experiment = open_experiment(CONFIG)
 
     def kept(platform, **changes):
         device = types.SimpleNamespace(platform=platform)
         mesh = types.SimpleNamespace(devices=np.array([device]))
         config = dataclasses.replace(CONFIG, **changes)
-        return resident_dataset(config, experiment, mesh) is not None
+        return resident_arrays(dataclasses.replace(experiment, config=config), mesh) is not None
 
     assert kept("gpu") and not kept("cpu") and not kept("gpu", device_resident="no")
     monkeypatch.setattr(experiment_module, "MAX_RESIDENT_BYTES", 500 * 28 * 28 - 1)

@@ -100,11 +100,11 @@ def test_updates_are_torch_sgd(momentum):
     with jax.enable_x64(True):
         optimizer, schedule = make_optimizer(config), make_schedule(config, 1000)
         params = jax.tree.map(jnp.asarray, start)
-        state = optimizer.init(params)
+        state = optimizer(0.0).init(params)
         for count, grad in enumerate(grads):
             rate = schedule(count)
-            updates, state = optimizer.update(jax.tree.map(jnp.asarray, grad), state, params)
-            updates = jax.tree.map(rate.__mul__, updates)
+            update = optimizer(rate).update
+            updates, state = update(jax.tree.map(jnp.asarray, grad), state, params)
             params = optax.apply_updates(params, updates)
         for name, tensor in tensors.items():
             # The learning rate is float32's nearest to 0.1 and 0.01.
@@ -125,11 +125,11 @@ def test_a_longer_or_shorter_run_can_stretch_the_schedule():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schedule": "cosine"}, "cosine schedule is laid out for 100 steps, the run ends"),
+        ({"schedule": "cosine"}, "cosine schedule is made for 100 steps, but the run ends"),
         ({"schedule": "cosine", "num_steps": 120}, "the run ends after 120"),
         ({"schedule": "cosine", "num_steps": 100}, None),
         ({"schedule": "cosine", "scale_schedule": True}, None),
-        ({"schedule": "step", "boundaries": (40, 80)}, "step schedule is laid out for 100 steps"),
+        ({"schedule": "step", "boundaries": (40, 80)}, "step schedule is made for 100 steps"),
         ({"schedule": "step", "boundaries": (40, 79)}, None),
         ({"schedule": "constant"}, None),
         ({"schedule": "plateau"}, None),
@@ -155,7 +155,7 @@ def test_weight_decay_can_spare_all_but_kernels():
         "head": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
     }
     config = dataclasses.replace(RECIPE, weight_decay=0.5, decay_scales_and_biases=False)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config)(0.1)
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zero, optimizer.init(params), params)
     decayed = {

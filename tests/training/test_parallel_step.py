@@ -6,19 +6,16 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import torch
 
-from resnet_jax.data import make_normalization
 from resnet_jax.models import create_model
-from resnet_jax.parallel import data_mesh, replicate, shard_batch
+from resnet_jax.runtime.devices import data_mesh, replicate, shard_batch
 from resnet_jax.training import step as step_module
 from resnet_jax.training.config import TrainConfig
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
-from resnet_jax.training.state import TrainState, create_state
-from resnet_jax.training.step import make_train_step
+from resnet_jax.training.state import TrainState
 from tests.quick import apply, init
+from tests.training.steps import make_step
 
 CONFIG = TrainConfig(
     num_steps=20, schedule_steps=20, schedule="step", boundaries=(5,), learning_rate=0.05
@@ -43,17 +40,13 @@ def start(devices: int, shared: bool, double: bool = True):
     mesh = data_mesh(jax.devices()[:devices])
     axis = "data" if shared else None
     model = create_model("resnet8_cifar", CLASSES, norm_axis_name=axis)
-    schedule = make_schedule(CONFIG, 100)
-    optimizer = make_optimizer(CONFIG)
-    normalization = make_normalization("torchvision", 3)
-    state = create_state(CONFIG, model, optimizer, normalization, (SIDE, SIDE, 3))
+    step, state = make_step(CONFIG, model, mesh, (SIDE, SIDE, 3))
     if double:
         wide = {
             name: jax.tree.map(lambda leaf: leaf.astype(jnp.float64), getattr(state, name))
             for name in ("params", "batch_stats", "opt_state")
         }
         state = state.replace(**wide)
-    step = make_train_step(CONFIG, model, optimizer, schedule, mesh)
     return replicate(state, mesh), step, mesh
 
 
@@ -212,13 +205,9 @@ def test_state_and_optimizer_stay_in_float32_under_bfloat16():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
     mesh = data_mesh(jax.devices()[:1])
     model = create_model("resnet8_cifar", CLASSES, dtype=config.dtype)
-    optimizer: optax.GradientTransformation = make_optimizer(config)
-    state = create_state(
-        config, model, optimizer, make_normalization("torchvision", 3), (SIDE, SIDE, 3)
-    )
-    step = make_train_step(config, model, optimizer, make_schedule(config, 100), mesh)
+    step, state = make_step(config, model, mesh, (SIDE, SIDE, 3))
     (batch,) = batches(1, 8)
-    after = jax.eval_shape(step, replicate(state, mesh), shard_batch(batch, mesh))[0]
+    after = jax.eval_shape(step, state, shard_batch(batch, mesh))[0]
     for before, leaf in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert before.dtype == leaf.dtype != jnp.bfloat16
 

@@ -5,14 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_jax.data import make_normalization
 from resnet_jax.models import create_model
-from resnet_jax.parallel import data_mesh, replicate, shard_batch
+from resnet_jax.runtime.devices import data_mesh, shard_batch
 from resnet_jax.training.config import TrainConfig
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
-from resnet_jax.training.state import create_state
-from resnet_jax.training.step import make_train_step
 from tests import torch_twins
+from tests.training.steps import make_step
 
 NUM_CLASSES, NUM_STEPS, BATCH_SIZE, IMAGE_SIZE = 10, 10, 8, 32
 
@@ -64,12 +61,8 @@ def train_ours(name, variables, batches):
         weight_decay=1e-4,
     )
     mesh = data_mesh(jax.devices()[:1])
-    model, optimizer = create_model(name, NUM_CLASSES), make_optimizer(config)
-    normalization = make_normalization("torchvision", 3)
-    shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    state = create_state(config, model, optimizer, normalization, shape, variables)
-    state = replicate(state, mesh)
-    step = make_train_step(config, model, optimizer, make_schedule(config, 100), mesh)
+    model = create_model(name, NUM_CLASSES)
+    step, state = make_step(config, model, mesh, (IMAGE_SIZE, IMAGE_SIZE, 3), variables)
     rates = []
     for batch in batches:
         state, metrics = step(state, shard_batch(batch, mesh))

@@ -8,13 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_jax.data import make_normalization
 from resnet_jax.models import create_model
-from resnet_jax.parallel import data_mesh, replicate, shard_batch
+from resnet_jax.runtime.devices import data_mesh, shard_batch
 from resnet_jax.training.config import TrainConfig
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
-from resnet_jax.training.state import create_state
-from resnet_jax.training.step import make_train_step
+from tests.training.steps import make_step
 
 CONFIG = TrainConfig(
     num_steps=10, schedule_steps=10, schedule="step", boundaries=(2,), learning_rate=0.05
@@ -41,12 +38,7 @@ def run(devices: int, data, norm_axis_name=None, **changes):
     config = dataclasses.replace(CONFIG, **changes)
     mesh = data_mesh(jax.devices()[:devices])
     model = create_model("resnet8_cifar", 10, norm_axis_name=norm_axis_name)
-    schedule = make_schedule(config, 100)
-    optimizer = make_optimizer(config)
-    normalization = make_normalization("torchvision", 3)
-    state = create_state(config, model, optimizer, normalization, (8, 8, 3))
-    state = replicate(state, mesh)
-    step = make_train_step(config, model, optimizer, schedule, mesh)
+    step, state = make_step(config, model, mesh, (8, 8, 3))
     rates = []
     for batch in data:
         state, metrics = step(state, shard_batch(batch, mesh))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import resnet_jax
-from resnet_jax.parallel import data_mesh
-from resnet_jax.training import ConfigError, TrainConfig
+from resnet_jax.errors import ConfigError
+from resnet_jax.runtime.devices import data_mesh
+from resnet_jax.training import TrainConfig
 from resnet_jax.training.loop import train
-from resnet_jax.training.trained import open_run
-from resnet_jax.training.warm_start import load_initial
+from resnet_jax.training.restore import load_initial, open_run
 from tests.quick import init
 
 CONFIG = TrainConfig(
@@ -28,6 +28,12 @@ CONFIG = TrainConfig(
     learning_rate=1e-30,
     weight_decay=0.0,
 )
+
+
+def initial(config, model, channels):
+    return load_initial(
+        config.init_from, model, channels, skip_head=config.skip_head, seed=config.seed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,7 @@ def test_a_run_begins_with_the_weights_of_a_file_and_a_head_of_its_own(tmp_path,
     again = dataclasses.replace(CONFIG, init_from=str(tmp_path))
     model = resnet_jax.create_model("resnet20_cifar", 10)
     first = open_run(tmp_path).network.variables
-    jax.tree.map(np.testing.assert_array_equal, load_initial(again, model, 1), first)
+    jax.tree.map(np.testing.assert_array_equal, initial(again, model, 1), first)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +89,4 @@ def test_what_cannot_be_begun_with(weights, changes, channels, error, words):
     changes["init_from"] = changes["init_from"].format(path=path, folder=path.parent)
     model = resnet_jax.create_model("resnet20_cifar", 10)
     with pytest.raises(error, match=words):
-        load_initial(dataclasses.replace(CONFIG, **changes), model, channels)
+        initial(dataclasses.replace(CONFIG, **changes), model, channels)

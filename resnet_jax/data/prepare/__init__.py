@@ -1,4 +1,4 @@
-"""Data sets as TFDS would prepare them, without TensorFlow: see `prepare`."""
+"""Prepares data sets as TFDS does, without TensorFlow; see `prepare`."""
 
-from .prepare import RECIPES as RECIPES
-from .prepare import prepare as prepare
+from resnet_jax.data.prepare.prepare import RECIPES as RECIPES
+from resnet_jax.data.prepare.prepare import prepare as prepare

@@ -1,4 +1,4 @@
-"""Official archives: fetched, verified, and read without executing anything that is in them."""
+"""Downloads, verifies and reads official archives; never executes code in them."""
 
 import dataclasses
 import gzip
@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ..errors import DataError
+from resnet_jax.errors import DataError
 
 Report = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and how much there is (bytes or images)."""
+"""A function of (activity, amount done, total amount) that shows progress; in bytes or images."""
 
 _BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A file that a data set is published in.
+    """A file of a published data set.
 
     Attributes:
-      name: of the file.
-      digest: `"sha256:..."` or `"md5:..."`, whichever is published.
-      url: where it is, if it can be had without an account.
+      name: the file's name.
+      digest: the published `"sha256:..."` or `"md5:..."`.
+      url: its address, if it is available without an account.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Archive:
 
 
 def digest_of(path: Path, algorithm: str, report: Report) -> str:
-    """Returns `"algorithm:hexadecimal digits"` of a file."""
+    """Returns a file's digest as `"algorithm:hexadecimal digits"`."""
     size, done = path.stat().st_size, 0
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with open(path, "rb") as file:
@@ -54,7 +54,7 @@ def digest_of(path: Path, algorithm: str, report: Report) -> str:
 
 
 def verify(archive: Archive, path: Path, report: Report) -> None:
-    """Raises a `DataError` if a file is not the archive that was published."""
+    """Raises a `DataError` if a file is not the published archive."""
     algorithm, _, expected = archive.digest.partition(":")
     digest = digest_of(path, algorithm, report)
     if digest != archive.digest:
@@ -66,10 +66,10 @@ def verify(archive: Archive, path: Path, report: Report) -> None:
 
 
 def download(archive: Archive, directory: Path, report: Report) -> Path:
-    """Fetches an archive into a directory, or what is missing of it; verified by its digest.
+    """Downloads an archive, or its missing rest, into a directory and verifies its digest.
 
     Raises:
-      DataError: it cannot be fetched, or is not what was published.
+      DataError: the download fails, or is not the published archive.
     """
     path = directory / archive.name
     if path.exists():
@@ -91,14 +91,14 @@ def download(archive: Archive, directory: Path, report: Report) -> Path:
                     file.write(block)
                     report(f"downloading {archive.name}", file.tell(), total)
         if start + 1 < total and part.stat().st_size < total:
-            raise DataError(f"the download of {archive.name} broke off; the same command continues")
+            raise DataError(f"the download of {archive.name} broke off; re-run to resume it")
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
-        # 416: there is no more than what is there, which is all of the file or another one.
+        # 416: the server has no more bytes, so the part is the whole file or a wrong one.
         if not (isinstance(error, urllib.error.HTTPError) and error.code == 416):
             reason = getattr(error, "reason", error)
             raise DataError(
-                f"cannot download {archive.url} ({reason}); fetch {archive.name} on a machine that "
-                "can, and give --source FILE"
+                f"cannot download {archive.url} ({reason}); fetch {archive.name} on another "
+                "machine, and give --source FILE"
             ) from error
     try:
         verify(archive, part, report)
@@ -107,18 +107,18 @@ def download(archive: Archive, directory: Path, report: Report) -> Path:
         if start:
             return download(archive, directory, report)  # From the beginning.
         raise DataError(
-            f"what {archive.url} returned is not the published {archive.name}; try again later, "
-            "or give --source FILE"
+            f"{archive.url} did not return the published {archive.name}; try again later, or give "
+            "--source FILE"
         ) from None
     part.replace(path)
     return path
 
 
 def read_tar(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Returns files of a tar archive, compressed or not, by their names without folders.
+    """Returns files of a tar archive, compressed or not, by name without folders.
 
     Raises:
-      DataError: the archive is damaged or does not have them all.
+      DataError: the archive is damaged or lacks a file.
     """
     found = {}
     try:
@@ -139,10 +139,10 @@ def read_tar(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """Returns the array in a compressed IDX file, as MNIST's are.
+    """Returns the array in a compressed IDX file, the format of MNIST.
 
     Raises:
-      DataError: the file is damaged, or of other numbers than unsigned bytes.
+      DataError: the file is damaged or does not hold unsigned bytes.
     """
     try:
         content = gzip.decompress(path.read_bytes())
@@ -152,23 +152,21 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     start = 4 + 4 * rank
     shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
     if content[:3] != b"\0\0\x08" or len(content) - start != int(np.prod(shape, dtype=object)):
-        raise DataError(
-            f"{path} is not an IDX file of unsigned bytes, or not whole; fetch it again"
-        )
+        raise DataError(f"{path} is not a complete IDX file of unsigned bytes; fetch it again")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def unpickle(content: bytes, name: str) -> Any:
-    """Returns what a pickle of dictionaries, lists, numbers, strings and NumPy arrays holds.
+    """Loads a pickle of dictionaries, lists, numbers, strings and NumPy arrays.
 
-    A pickle is a program; one that asks for anything else is refused before it gets it.
+    A pickle is a program; one that needs anything else is refused before that is imported.
 
     Raises:
-      DataError: it is damaged, or asks for more.
+      DataError: it is damaged, or needs anything else.
     """
     try:
         return _Unpickler(io.BytesIO(content), encoding="bytes").load()
-    except Exception as error:  # A damaged pickle raises whatever it comes upon.
+    except Exception as error:  # A damaged pickle can raise any exception.
         raise DataError(f"{name} cannot be read ({error}); fetch the archive again") from error
 
 
@@ -177,16 +175,14 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ADMITTED[module.replace("numpy._core", "numpy.core"), name]
         except KeyError:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which it must not"
-            ) from None
+            raise pickle.UnpicklingError(f"it needs {module}.{name}, which is refused") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it asks for an object from elsewhere, which it must not")
+        raise pickle.UnpicklingError("it needs an external object, which is refused")
 
 
 def _reconstruct(kind: Any, shape: Any, dtype: Any) -> np.ndarray:
-    # As NumPy pickles every array: empty, to be filled by its state.
+    # NumPy pickles every array as an empty one that its state fills.
     if kind is not np.ndarray or shape != (0,):
         raise pickle.UnpicklingError("it holds an array of an unknown kind")
     return np.ndarray.__new__(np.ndarray, (0,), "b")
@@ -203,15 +199,15 @@ def _frombuffer(buffer: Any, dtype: np.dtype, shape: Any, order: str) -> np.ndar
     return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    # How bytes are pickled for Python 2.
+def _encode(text: Any, encoding: Any) -> bytes:
+    # Bytes as pickled for Python 2.
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it holds text in {encoding!r}")
     return text.encode("latin1")
 
 
 def _bytes() -> bytes:
-    return b""  # How no bytes are pickled for Python 2.
+    return b""  # Empty bytes as pickled for Python 2.
 
 
 _ADMITTED = {
@@ -226,7 +222,7 @@ _ADMITTED = {
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """Where a file lies in an uncompressed tar archive."""
+    """The position of a file in an uncompressed tar archive."""
 
     name: str
     offset: int
@@ -234,10 +230,10 @@ class Member:
 
 
 def list_tar(path: Path, offset: int = 0) -> Iterator[Member]:
-    """Yields the files of an uncompressed tar archive, or of one that begins within another.
+    """Yields the files of an uncompressed tar archive, which may start inside another one.
 
     Raises:
-      DataError: the archive is damaged, such as cut short.
+      DataError: the archive is damaged, for example truncated.
     """
     size = path.stat().st_size
     try:
@@ -246,7 +242,7 @@ def list_tar(path: Path, offset: int = 0) -> Iterator[Member]:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     if member.offset_data + member.size > size:
-                        raise tarfile.ReadError("it is cut short")
+                        raise tarfile.ReadError("it is truncated")
                     if member.isfile():
                         yield Member(os.path.basename(member.name), member.offset_data, member.size)
     except tarfile.TarError as error:
@@ -254,6 +250,6 @@ def list_tar(path: Path, offset: int = 0) -> Iterator[Member]:
 
 
 def damaged(path: Path, reason: object) -> DataError:
-    """The error for an archive that cannot be read to its end."""
+    """Returns the error for an archive that cannot be read completely."""
     lines = str(reason).splitlines() or [type(reason).__name__]
     return DataError(f"{path} is damaged ({lines[0][:80].rstrip(': -')}); fetch it again")

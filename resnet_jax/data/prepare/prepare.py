@@ -1,4 +1,4 @@
-"""`prepare`: from what a data set is published in to what TFDS and `open_source` read."""
+"""`prepare`: converts a published data set into the files that TFDS and `open_source` read."""
 
 import dataclasses
 import os
@@ -8,21 +8,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, nearest
-from ..folders import is_folder, list_folders
-from . import recipes
-from .archives import Archive, Report, download, verify
-from .writer import write_dataset
+from resnet_jax.data.prepare import recipes
+from resnet_jax.data.prepare.archives import Archive, Report, download, verify
+from resnet_jax.data.prepare.writer import write_dataset
+from resnet_jax.data.sources.folders import is_folder, list_folders
+from resnet_jax.errors import DataError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How an official data set is made.
+    """The conversion of an official data set.
 
     Attributes:
-      archives: what it is published in.
-      make: returns its splits, given the archives' paths and who is told of the progress.
-      counts: how many examples each split must have.
+      archives: the published archives.
+      make: returns the splits, given the archives' paths and a progress report function.
+      counts: required number of examples of each split.
     """
 
     archives: tuple[Archive, ...]
@@ -50,7 +50,7 @@ RECIPES = {
         recipes.IMAGENET2012, recipes.imagenet2012, {"train": 1_281_167, "validation": 50_000}
     ),
 }
-"""The official data sets that `prepare` knows."""
+"""The official data sets that `prepare` supports."""
 
 
 def prepare(
@@ -61,32 +61,31 @@ def prepare(
     verified: bool = True,
     report: Report = lambda what, done, total: None,
 ) -> tuple[Path, dict[str, int]]:
-    """Writes a data set as TFDS does, so that TFDS and `open_source` read it.
+    """Writes a data set as TFDS does, so that TFDS and `open_source` can read it.
 
     Name, version, features, labels, the order of the examples and the files are those of TFDS's
-    own builder; JPEG files are stored as they are (TFDS's builder converts 23 of ImageNet's).
-    TensorFlow takes no part. Interrupted, it goes on where it stood when it is called again; the
-    directory appears when it is complete.
+    own builder; JPEG files are stored unchanged (TFDS's builder converts 23 of ImageNet's).
+    TensorFlow is not needed. After an interruption, the same call resumes; the directory appears
+    once it is complete.
 
     Args:
-      dataset: one of `RECIPES`; or a folder with `train/CLASS/*.jpg` and so on, of which a data
-        set by the folder's name is made; or, with a `source` that is such a folder, a new name.
-      data_dir: the directory that holds data sets.
-      source: an archive, or the folder that holds the archives or the images; for all but ImageNet
-        they are downloaded if this is None.
-      verified: whether the archives' digests and the numbers of examples must be the published
-        ones.
-      report: is told of the progress.
+      dataset: one of `RECIPES`; or a folder with `train/CLASS/*.jpg` and so on, after which the
+        data set is named; or, if `source` is such a folder, a new name.
+      data_dir: the folder of data sets.
+      source: an archive, or the folder of the archives or images; if None, all but ImageNet are
+        downloaded.
+      verified: whether digests and numbers of examples must match the published ones.
+      report: receives the progress.
 
     Returns:
       The directory written, and the number of examples in each of its splits.
 
     Raises:
-      DataError: an archive is missing, damaged or not what was published, or the data set is
-        there already.
+      DataError: an archive is missing, damaged or not the published one, or the data set already
+        exists.
     """
     if "://" in os.fspath(data_dir):
-        raise DataError(f"cannot write to {data_dir!s}; prepare to a local folder, and copy that")
+        raise DataError(f"cannot write to {data_dir!s}; prepare in a local folder, and copy that")
     root = Path(data_dir).expanduser().absolute()
     if dataset in RECIPES:
         return _prepare_official(dataset, root, source, verified, report)
@@ -122,7 +121,7 @@ def _prepare_official(
                 f"split {split.name!r} of {dataset!r} would have {len(split)} images, not "
                 f"{expected}; complete the source, or give --unverified to prepare it as it is"
             )
-    # Not before all is well, for TFDS leaves a temporary folder behind.
+    # Only after all checks, because TFDS leaves a temporary folder behind.
     info = _official_info(dataset, root)
     for feature, labels in names.items():
         info.features[feature].names = list(labels)
@@ -139,12 +138,12 @@ def _prepare_folder(
     split_names = list_folders(folder)
     if not split_names and not is_folder(given):
         raise DataError(
-            f"unknown data set {dataset!r}{nearest(dataset, RECIPES)}; give one of "
+            f"unknown data set {dataset!r}{did_you_mean(dataset, RECIPES)}; give one of "
             f"{', '.join(RECIPES)}, or a folder with train/CLASS/*.jpg"
         )
     if not split_names:
         raise DataError(
-            f"{given!r} is no folder of images; it should hold train/CLASS/*.jpg and "
+            f"{given!r} is not a folder of images; it should hold train/CLASS/*.jpg and "
             "val/CLASS/*.jpg"
         )
     name = _data_set_name(dataset)
@@ -161,9 +160,9 @@ def _new_directory(root: Path, name: str, version: str) -> Path:
     directory = root / name / version
     there = next(parent for parent in directory.parents if parent.exists())
     if not there.is_dir():
-        raise DataError(f"{there} is no folder; give another --data_dir")
+        raise DataError(f"{there} is not a folder; give another --data_dir")
     if directory.exists():
-        raise DataError(f"{directory} is there already; remove it to prepare it again")
+        raise DataError(f"{directory} already exists; delete it to prepare it again")
     return directory
 
 
@@ -206,14 +205,14 @@ def _folder_info(name: str, directory: Path, class_names: tuple[str, ...]) -> An
 
 
 def _data_set_name(dataset: str) -> str:
-    """A folder's name as TFDS wants names: lower case letters, digits, underscores."""
+    """Converts a folder's name to TFDS's form: lower-case letters, digits, underscores."""
     base = os.path.basename(os.path.abspath(os.path.expanduser(dataset)))
     name = re.sub(r"\W+", "_", base, flags=re.ASCII).strip("_").lower()
     return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
 
 
 def _unpacked(dataset: str, source: str | os.PathLike[str] | None) -> str | None:
-    """The source, if it is an unpacked ImageNet."""
+    """Returns the source if it is an unpacked ImageNet."""
     if dataset != "imagenet2012" or source is None:
         return None
     folder = os.path.expanduser(os.fspath(source))
@@ -222,13 +221,13 @@ def _unpacked(dataset: str, source: str | os.PathLike[str] | None) -> str | None
 
 
 def _find(dataset: str, recipe: Recipe, source: str | os.PathLike[str] | None) -> dict[str, Path]:
-    """The archives in a source; none where they are to be downloaded."""
+    """Returns the archives in a source; empty if they must be downloaded."""
     names = [archive.name for archive in recipe.archives]
     if source is None:
         if all(archive.url for archive in recipe.archives):
             return {}
         raise DataError(
-            f"{dataset!r} cannot be downloaded without an account: get {' and '.join(names)} from "
+            f"{dataset!r} cannot be downloaded without an account; get {' and '.join(names)} from "
             "image-net.org, and give --source FOLDER"
         )
     path = Path(source).expanduser()
@@ -237,17 +236,17 @@ def _find(dataset: str, recipe: Recipe, source: str | os.PathLike[str] | None) -
     if path.is_file():
         path = path.parent
     if not path.is_dir():
-        raise DataError(f"there is no {path}; give --source the archive or the folder it is in")
+        raise DataError(f"{path} does not exist; give --source the archive or its folder")
     files = {name: path / name for name in names if (path / name).is_file()}
     missing = [name for name in names if name not in files]
-    # Of ImageNet one of two archives will do: the smaller one is enough to evaluate.
+    # For ImageNet, one of the two archives suffices: evaluation needs only the smaller one.
     if not files or (missing and dataset != "imagenet2012"):
         raise DataError(f"{path} has no file {missing[0]}; give --source the folder that has it")
     return files
 
 
 def _verify(recipe: Recipe, files: Mapping[str, Path], stamp: Path, report: Report) -> None:
-    """Verifies archives, but none a second time after an interruption."""
+    """Verifies archives, each only once even after an interruption."""
     known = stamp.read_text().splitlines() if stamp.exists() else []
     for archive in recipe.archives:
         if archive.name not in files:
@@ -261,6 +260,6 @@ def _verify(recipe: Recipe, files: Mapping[str, Path], stamp: Path, report: Repo
 
 
 def _state(path: Path) -> list[Any]:
-    """What changes when a file does."""
+    """Returns the path, size and modification time of a file."""
     status = path.stat()
     return [str(path.absolute()), status.st_size, status.st_mtime_ns]

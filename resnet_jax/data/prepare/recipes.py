@@ -1,4 +1,4 @@
-"""What each data set is made of: its archives, its examples, and how many there must be."""
+"""The archives of each official data set, and the conversion of its examples."""
 
 import io
 import posixpath
@@ -10,10 +10,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..errors import DataError
-from ..folders import example_key, list_folders, list_images
-from .archives import Archive, Member, Report, list_tar, read_idx, read_tar, unpickle
-from .writer import Split
+from resnet_jax.data.prepare.archives import (
+    Archive,
+    Member,
+    Report,
+    list_tar,
+    read_idx,
+    read_tar,
+    unpickle,
+)
+from resnet_jax.data.prepare.writer import Split
+from resnet_jax.data.sources.folders import example_key, list_folders, list_images
+from resnet_jax.errors import DataError
 
 CIFAR10 = (
     Archive(
@@ -59,11 +67,11 @@ IMAGENET2012 = (
 _IMAGENET_FOLDERS = {"train": "train", "val": "validation", "validation": "validation"}
 
 Made = tuple[list[Split], dict[str, tuple[str, ...]]]
-"""Splits, and the names of the classes of each feature that has some."""
+"""Splits, and the class names of each feature that has any."""
 
 
 def cifar10(files: Mapping[str, Path]) -> Made:
-    """The examples of CIFAR-10 from its Python archive."""
+    """Returns the examples of CIFAR-10 from its Python archive."""
     path = files[CIFAR10[0].name]
     train = tuple(f"data_batch_{number}" for number in range(1, 6))
     batches = _read_cifar(path, (*train, "test_batch", "batches.meta"))
@@ -75,7 +83,7 @@ def cifar10(files: Mapping[str, Path]) -> Made:
 
 
 def cifar100(files: Mapping[str, Path]) -> Made:
-    """The examples of CIFAR-100 from its Python archive; `label` is the fine one."""
+    """Returns the examples of CIFAR-100 from its Python archive; `label` is the fine label."""
     path = files[CIFAR100[0].name]
     batches = _read_cifar(path, ("train", "test", "meta"))
     labels = {"label": "fine_labels", "coarse_label": "coarse_labels"}
@@ -88,7 +96,7 @@ def cifar100(files: Mapping[str, Path]) -> Made:
 
 
 def fashion_mnist(files: Mapping[str, Path]) -> Made:
-    """The examples of Fashion-MNIST from its four IDX files."""
+    """Returns the examples of Fashion-MNIST from its four IDX files."""
     splits = []
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = read_idx(files[f"{prefix}-images-idx3-ubyte.gz"])
@@ -104,7 +112,7 @@ def fashion_mnist(files: Mapping[str, Path]) -> Made:
 
 
 def imagenet2012(files: Mapping[str, Path], report: Report) -> Made:
-    """The examples of ImageNet from its tar archives, of those that there are."""
+    """Returns the examples of ImageNet from those of its tar archives that are given."""
     synsets, validation = _imagenet_labels()
     numbers = {name: number for number, name in enumerate(synsets)}
     splits = []
@@ -115,7 +123,7 @@ def imagenet2012(files: Mapping[str, Path], report: Report) -> Made:
         members: list[Member] = []
         labels: list[int] = []
         if split == "train":
-            # An archive a class within the archive.
+            # The archive contains one archive per class.
             for position, inner in enumerate(list_tar(path)):
                 name = inner.name.removesuffix(".tar")
                 if name not in numbers:
@@ -126,7 +134,7 @@ def imagenet2012(files: Mapping[str, Path], report: Report) -> Made:
                 report(f"listing {path.name}", position + 1, len(synsets))
         else:
             for member in list_tar(path):
-                # By the image's number, so that a part of the archive has the right labels, too.
+                # By the image's number, so that a partial archive also has the correct labels.
                 match = re.fullmatch(r"ILSVRC2012_val_(\d{8})\.JPEG", member.name)
                 if not match or not 0 < int(match[1]) <= len(validation):
                     raise DataError(f"{path} has a file {member.name!r}; fetch it again")
@@ -141,7 +149,7 @@ def imagenet2012(files: Mapping[str, Path], report: Report) -> Made:
 def image_folder(
     folder: str, split_names: Sequence[str], class_names: tuple[str, ...]
 ) -> list[Split]:
-    """The examples of a folder of images, a split a folder in it."""
+    """Returns the examples of a folder of images, one split per folder in it."""
     return [
         _file_split(folder, name, list_images(folder, name, class_names), example_key)
         for name in split_names
@@ -149,7 +157,7 @@ def image_folder(
 
 
 def imagenet_folder(folder: str) -> Made:
-    """The examples of an unpacked ImageNet, `train/n01440764/*.JPEG` and so on."""
+    """Returns the examples of an unpacked ImageNet, `train/n01440764/*.JPEG` and so on."""
     synsets, _ = _imagenet_labels()
     splits = []
     for directory in list_folders(folder):
@@ -157,7 +165,7 @@ def imagenet_folder(folder: str) -> Made:
             continue
         if strange := sorted(set(list_folders(f"{folder}/{directory}")) - set(synsets)):
             raise DataError(
-                f"{folder}/{directory}/{strange[0]} is none of ImageNet's 1,000 classes; remove "
+                f"{folder}/{directory}/{strange[0]} is not one of ImageNet's 1,000 classes; remove "
                 "it, or prepare the folder under another name"
             )
         images = list_images(folder, directory, synsets)
@@ -170,7 +178,7 @@ def _read_cifar(path: Path, names: tuple[str, ...]) -> dict[str, dict[bytes, obj
     for name, content in read_tar(path, names).items():
         batch = unpickle(content, f"{name} in {path}")
         if not isinstance(batch, dict):
-            raise DataError(f"{name} in {path} is no dictionary; fetch the archive again")
+            raise DataError(f"{name} in {path} is not a dictionary; fetch the archive again")
         batches[name] = batch
     return batches
 
@@ -219,7 +227,7 @@ def _array_split(
     labels: Mapping[str, list[int]],
     ids: str | None = None,
 ) -> Split:
-    """A split of arrays, which become PNG files."""
+    """Returns a split of arrays, converted to PNG files."""
     files = [_png(image) for image in images]
 
     def fields(index: int) -> dict[str, bytes | int]:
@@ -236,7 +244,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _member_split(path: Path, name: str, members: list[Member], labels: list[int]) -> Split:
-    """A split of files in a tar archive, whose bytes are not touched."""
+    """Returns a split of files in a tar archive; their bytes stay unchanged."""
 
     def read(index: int) -> bytes:
         with open(path, "rb") as file:
@@ -249,7 +257,7 @@ def _member_split(path: Path, name: str, members: list[Member], labels: list[int
 def _file_split(
     folder: str, name: str, images: list[tuple[str, int]], key_of: Callable[[str], str]
 ) -> Split:
-    """A split of files in a folder, whose bytes are not touched."""
+    """Returns a split of files in a folder; their bytes stay unchanged."""
     from etils import epath
 
     root = epath.Path(folder)
@@ -271,7 +279,7 @@ def _named_split(
     labels: list[int],
 ) -> Split:
     if len(set(keys)) < len(keys):
-        raise DataError(f"split {name!r} has two images of one name; rename one of them")
+        raise DataError(f"split {name!r} has two images with one name; rename one of them")
 
     def fields(index: int) -> dict[str, bytes | int]:
         file_name = keys[index].encode(errors="surrogateescape")
@@ -281,7 +289,7 @@ def _named_split(
 
 
 def _imagenet_labels() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The synsets in the order of their labels, and that of each validation image: TFDS's."""
+    """Returns TFDS's synsets in the order of their labels, and that of each validation image."""
     import tensorflow_datasets
 
     directory = Path(tensorflow_datasets.__file__).parent / "datasets" / "imagenet2012"

@@ -1,4 +1,4 @@
-"""Writes the splits of a data set as TFDS does: the same files, in the same order of examples."""
+"""Writes the splits of a data set as TFDS does: the same files, the same order of examples."""
 
 import dataclasses
 import hashlib
@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..folders import shuffle_hash
-from .archives import Report
+from resnet_jax.data.prepare.archives import Report
+from resnet_jax.data.sources.folders import shuffle_hash
+from resnet_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Split:
     """The examples of a split, in any order.
 
     Attributes:
-      name: of the split.
-      keys: what TFDS shuffles each example by: its number or its name.
+      name: the split's name.
+      keys: TFDS's shuffling key of each example: its number or its name.
       image_sizes: bytes of each image file.
       read_image: returns the image file of an example.
       fields: returns the other features of an example.
@@ -39,17 +39,17 @@ class Split:
 def write_dataset(
     splits: Sequence[Split], info: Any, directory: Path, identity: Any, report: Report
 ) -> None:
-    """Writes a data set to a directory that appears when it is complete.
+    """Writes a data set to a directory, which appears once it is complete.
 
-    Until then its files are in `directory` + `.incomplete`, each under its name once it is whole.
-    The next call goes on from there if it is about the same examples, and starts over if not.
+    Until then its files are in `directory` + `.incomplete`, each renamed once complete. The next
+    call resumes from them if it has the same examples; otherwise, it starts over.
 
     Args:
-      splits: what to write.
+      splits: the splits to write.
       info: a `tfds.core.DatasetInfo`, whose splits are filled in.
       directory: `DATA_DIR/NAME/VERSION`.
-      identity: what must be equal for a call to go on with another's files; JSON.
-      report: is told of the progress, in images.
+      identity: JSON value that must be equal for a call to resume from another call's files.
+      report: receives the progress, in images.
     """
     from tensorflow_datasets.core import file_adapters, naming
     from tensorflow_datasets.core import splits as tfds_splits
@@ -102,7 +102,7 @@ def write_dataset(
 
 
 def record_size(split: Split, index: int) -> int:
-    """Bytes of an example as a serialised `tf.train.Example`, without reading its image."""
+    """Returns the size in bytes of a serialised `tf.train.Example` without reading its image."""
     features = sum(
         _field(_field(len(key)) + _field(_field(_field(_content_size(value)))))
         for key, value in split.fields(index).items()
@@ -117,7 +117,7 @@ def make_record(split: Split, index: int) -> bytes:
 
     image = split.read_image(index)
     if len(image) != split.image_sizes[index]:
-        raise DataError(f"image {split.keys[index]!r} has changed while it was read; start again")
+        raise DataError(f"image {split.keys[index]!r} changed while it was read; run it again")
     example = tf_example_pb2.Example()
     example.features.feature["image"].bytes_list.value.append(image)
     for key, value in split.fields(index).items():
@@ -160,7 +160,7 @@ def _content_size(value: bytes | int) -> int:
 
 
 def _field(size: int) -> int:
-    """Bytes of a field of protobuf whose content has a size: its tag, the size, the content."""
+    """Returns the size in bytes of a protobuf field: its tag, its size, its content."""
     return 1 + _varint_size(size) + size
 
 
@@ -169,7 +169,7 @@ def _varint_size(value: int) -> int:
 
 
 def _fingerprint(split: Split) -> str:
-    """Another one for other examples."""
+    """Returns a digest of a split's examples."""
     digest = hashlib.sha256()
     for index in range(len(split)):
         fields = sorted(split.fields(index).items())
@@ -191,7 +191,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file's content, or a directory's names, are on the disk."""
+    """Waits until a file's content, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,10 +13,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
 
 from resnet_jax import data
-from resnet_jax.data.decode import decode_image
+from resnet_jax.data.images.decode import decode_image
 from resnet_jax.data.prepare import RECIPES, prepare, writer
-
-from . import archive_files
+from tests.data.prepare import archive_files
 
 DESCRIPTIONS = ("dataset_info.json", "features.json")
 
@@ -141,7 +140,7 @@ def test_imagenet_unpacked_is_the_same(tmp_path):
     for split in ("train", "validation"):
         assert examples(packed, split) == examples(unpacked, split)
     (tmp_path / "tree/train/n99999999").mkdir()
-    with pytest.raises(data.DataError, match="n99999999 is none of ImageNet's 1,000 classes"):
+    with pytest.raises(data.DataError, match="n99999999 is not one of ImageNet's 1,000 classes"):
         prepare("imagenet2012", tmp_path / "c", tmp_path / "tree", verified=False)
 
 
@@ -409,7 +408,7 @@ def test_progress_ends_at_the_whole(tmp_path):
 def test_what_is_there_is_not_written_again(tmp_path):
     archive_files.make_cifar10(tmp_path)
     prepare("cifar10", tmp_path / "data", tmp_path, verified=False)
-    with pytest.raises(data.DataError, match="3.0.2 is there already; remove it to prepare it ag"):
+    with pytest.raises(data.DataError, match="3.0.2 already exists; delete it to prepare it ag"):
         prepare("cifar10", tmp_path / "data", tmp_path, verified=False)
 
 
@@ -417,12 +416,12 @@ def test_what_is_there_is_not_written_again(tmp_path):
     ("dataset", "source", "message"),
     [
         ("cifra10", None, r"unknown data set 'cifra10' \(did you mean 'cifar10'\?\); give one of"),
-        ("imagenet2012", None, "cannot be downloaded without an account: get ILSVRC2012_img_trai"),
+        ("imagenet2012", None, "cannot be downloaded without an account; get ILSVRC2012_img_trai"),
         ("imagenet2012", "empty", "has no file ILSVRC2012_img_train.tar; give --source the folder"),
         ("cifar10", "empty", "has no file cifar-10-python.tar.gz"),
-        ("cifar10", "none", "there is no .*none; give --source the archive"),
-        ("empty", "empty", "is no folder of images; it should hold train/CLASS"),
-        ("./none", None, "is no folder of images"),
+        ("cifar10", "none", "none does not exist; give --source the archive"),
+        ("empty", "empty", "is not a folder of images; it should hold train/CLASS"),
+        ("./none", None, "is not a folder of images"),
     ],
 )
 def test_errors_name_the_remedy(tmp_path, dataset, source, message):
@@ -434,5 +433,5 @@ def test_errors_name_the_remedy(tmp_path, dataset, source, message):
 
 
 def test_remote_targets_are_refused():
-    with pytest.raises(data.DataError, match="cannot write to gs://bucket; prepare to a local"):
+    with pytest.raises(data.DataError, match="cannot write to gs://bucket; prepare in a local"):
         prepare("cifar10", "gs://bucket")

@@ -1,0 +1,1 @@
+"""Decoding of image files: exact as Pillow does it, and fast for JPEGs."""

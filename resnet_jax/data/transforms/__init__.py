@@ -1,0 +1,1 @@
+"""Transforms: augmentation and crops on the host; normalisation and colour on the device."""

@@ -1,0 +1,1 @@
+"""The paper's analyses: layer responses and recomputed batch statistics."""

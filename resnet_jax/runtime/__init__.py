@@ -1,0 +1,1 @@
+"""Devices, hosts, signals, files, progress and traces; independent of networks."""
