@@ -1,14 +1,14 @@
-"""Training steps compiled for H100s that need not be here: what their kernels move and multiply.
+"""Training steps compiled for H100s, without one: the bytes and multiplications of their kernels.
 
     pip install jax-cuda13-plugin==0.10.2 jax-cuda13-pjrt==0.10.2    # JAX's own version
     python benchmarks/accelerator_program.py [--kernels gpu] [--json FILE]
 
-Nothing runs and nothing is timed. Ours are the trainer's steps, in bfloat16: ResNet-50 with 256
-images a device, and ResNet-20 with the data set on the device and 50 steps a dispatch. The peer is
-the plain Flax twin's step on images that are there already; on several devices its batch
-normalisation is that of the whole batch. The bound is the sum over kernels of the longer of two
-times: its products at the chip's rate, its bytes at the memory's. It takes about five minutes on
-two cores.
+Nothing runs and nothing is timed. Ours are the trainer's steps in bfloat16: ResNet-50 with 256
+images per device, and ResNet-20 with the data set on the device and 50 steps per dispatch. The peer
+is the plain Flax twin's step on images already on the device; on several devices, it normalises
+over the whole batch. The bound is the sum over kernels of the longer of two times: that of the
+products at the chip's rate, and that of the bytes at the memory's rate. The script takes about five
+minutes on two cores.
 """
 
 import argparse
@@ -20,18 +20,17 @@ import common
 import hlo
 import jax
 import numpy as np
+from bare_step import random_experiment, state_and_step
 from flax_peer import flax_peer
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from train_step import training_step
 
 from configs.cifar10_resnet20 import get_config
-from resnet_jax import create_model, data
-from resnet_jax.parallel import DATA_AXIS
+from resnet_jax import data
+from resnet_jax.runtime.devices import DATA_AXIS
 from resnet_jax.training.config import TrainConfig, resolve
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
-from resnet_jax.training.state import create_state
-from resnet_jax.training.step import make_train_step
+from resnet_jax.training.experiment import train_iterator
 
 H100 = """
 gpu_device_info {
@@ -60,27 +59,27 @@ runtime_version { major: 13 minor: 0 patch: 0 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
 FLOPS_PER_SECOND = 989.4e12
-"""Of products of bfloat16 matrices."""
+"""Peak rate of bfloat16 matrix products."""
 BYTES_PER_SECOND = 3.352e12
 
 IMAGES = 256
-"""ResNet-50's, a device."""
+"""ResNet-50's images per device."""
 STEPS = 50
-"""ResNet-20's, a dispatch."""
+"""ResNet-20's steps per dispatch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What a device does in one step.
+    """The work of a device in one step.
 
     Attributes:
-        images: number of images.
-        flops: floating-point operations of matrix products and convolutions.
-        bytes: read and written by kernels.
-        kernels: number of kernels.
-        peak: bytes that are in use at most.
-        all_reduces: number of all-reduces.
-        bound: seconds, if every kernel reached the chip's rates.
+      images: number of images.
+      flops: floating-point operations of matrix products and convolutions.
+      bytes: bytes that kernels read and write.
+      kernels: number of kernels.
+      peak: maximum number of bytes in use.
+      all_reduces: number of all-reduces.
+      bound: seconds, if each kernel reached the chip's rates.
     """
 
     images: int
@@ -93,7 +92,7 @@ class Figures:
 
 
 def figures(compiled: jax.stages.Compiled, images: int, steps: int = 1) -> Figures:
-    """Counts in a program of `steps` steps of so many images a device."""
+    """Counts the work in a program of `steps` steps of `images` images per device."""
     kernels, memory = hlo.kernels(compiled.as_text() or ""), compiled.memory_analysis()
     assert memory
     return Figures(
@@ -122,47 +121,41 @@ def h100_mesh(devices: int) -> Mesh:
 def trainer_step(mesh: Mesh, kernels: str) -> Figures:
     """Compiles the trainer's step of ResNet-50."""
     batch_size = IMAGES * mesh.size
-    config = TrainConfig(model="resnet50", batch_size=batch_size, dtype="bfloat16")
-    model = create_model(config.model, 1000, dtype=config.dtype, kernels=kernels)
-    optimizer = make_optimizer(config)
-    normalization = data.make_normalization("torchvision", 3)
-    state = create_state(config, model, optimizer, normalization, (224, 224, 3))
+    config = TrainConfig(
+        model="resnet50",
+        batch_size=batch_size,
+        dtype="bfloat16",
+        augmentation="none",
+        model_options={"kernels": kernels},
+    )
+    state, step = state_and_step(random_experiment(config, 1, 224, 1000), mesh)
     batch = {
         "image": jax.ShapeDtypeStruct((batch_size, 224, 224, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
-    schedule = make_schedule(config, 1_281_167)
-    step: Any = make_train_step(config, model, optimizer, schedule, mesh)
     arguments = _on(mesh, state), _on(mesh, batch, DATA_AXIS)
     return figures(step.lower(*arguments).compile(), IMAGES)
 
 
 def resident_step(mesh: Mesh, kernels: str) -> Figures:
-    """Compiles the trainer's steps of ResNet-20 on images that the device keeps."""
-    config = dataclasses.replace(resolve(get_config()), dtype="bfloat16")
-    pixels = np.zeros((50_000, 32, 32, 3), np.uint8)
-    source = data.ArraySource(pixels, np.zeros(50_000, np.int32), tuple("0123456789"))
-    transform = data.train_transform(config.augmentation, None, channels=3)
-    draws = data.train_batches(
-        source, transform, batch_size=config.batch_size, seed=0, pixels=False
+    """Compiles the trainer's steps of ResNet-20 on images that stay on the device."""
+    config = dataclasses.replace(
+        resolve(get_config()), dtype="bfloat16", model_options={"kernels": kernels}
     )
+    experiment = random_experiment(config, 50_000, 32, 10)
     batches = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((STEPS, *np.shape(leaf)), np.asarray(leaf).dtype),
-        draws[0],
+        next(train_iterator(experiment, pixels=False)),
     )
-    model = create_model(config.model, 10, dtype=config.dtype, kernels=kernels)
-    optimizer, schedule = make_optimizer(config), make_schedule(config, len(pixels))
-    normalization = data.make_normalization("cifar", 3, np.zeros((32, 32, 3), np.float32))
-    state = create_state(config, model, optimizer, normalization, (32, 32, 3))
-    step: Any = make_train_step(config, model, optimizer, schedule, mesh, transform)
-    dataset = _on(mesh, data.resident_arrays(source, transform))
-    arguments = _on(mesh, state), _on(mesh, batches, None, DATA_AXIS), dataset
+    state, step = state_and_step(experiment, mesh)
+    resident = data.resident_arrays(experiment.train_source, experiment.train_transform)
+    arguments = _on(mesh, state), _on(mesh, batches, None, DATA_AXIS), _on(mesh, resident)
     compiled = step.lower(*arguments).compile()
     return figures(compiled, config.batch_size, STEPS)
 
 
 def flax_step(mesh: Mesh, name: str, images: int) -> Figures:
-    """Compiles the Flax twin's step on so many images a device."""
+    """Compiles the Flax twin's step on `images` images per device."""
     size, classes = (32, 10) if name.endswith("_cifar") else (224, 1000)
     model = flax_peer(name, classes, "bfloat16")
     x = jax.ShapeDtypeStruct((images * mesh.size, size, size, 3), np.float32)
@@ -177,7 +170,7 @@ def flax_step(mesh: Mesh, name: str, images: int) -> Figures:
 
 
 def _on(mesh: Mesh, tree: Any, *axes: str | None) -> Any:
-    """Returns the shapes of arrays that are split over a mesh, or without axes replicated."""
+    """Returns the shapes of arrays that are split over a mesh, or replicated without axes."""
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
@@ -185,7 +178,7 @@ def _on(mesh: Mesh, tree: Any, *axes: str | None) -> Any:
 
 
 def ratios(case: str, ours: Figures, peer: Figures) -> list[common.Ratio]:
-    """Returns the peer's figures by ours: more is better for us."""
+    """Returns the peer's figures divided by ours: more is better for us."""
     found = []
     for name in ("bytes", "kernels", "peak", "all_reduces", "bound"):
         a, b = getattr(ours, name), getattr(peer, name)
@@ -205,7 +198,7 @@ def row(name: str, found: Figures) -> str:
 
 
 def check_packages() -> None:
-    """Ends the program with what to install, if a package is missing."""
+    """Exits with an installation hint if a package is missing."""
     for name in ("jax-cuda13-plugin", "jax-cuda13-pjrt"):
         try:
             importlib.metadata.version(name)
@@ -218,13 +211,13 @@ def main() -> None:
     """Compiles all cases, prints a table and writes the ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kernels", default="gpu", help="ours: gpu (default) or stock")
-    parser.add_argument("--json", metavar="FILE", help="write the ratios there as well")
+    parser.add_argument("--json", metavar="FILE", help="also write the ratios to this file")
     arguments = parser.parse_args()
     check_packages()
     jax.config.update("jax_platforms", "cpu")  # The states are made there.
     print(
-        "| | GFLOP an image | MB an image | kernels a step | peak GiB | all-reduces | bound ms | "
-        "images/s a device |\n| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| | GFLOP per image | MB per image | kernels per step | peak GiB | all-reduces | bound ms "
+        "| images/s per device |\n| --- | --- | --- | --- | --- | --- | --- | --- |",
         flush=True,
     )
     found: list[common.Ratio] = []
@@ -236,11 +229,11 @@ def main() -> None:
         twin = name if name == "resnet50" else "resnet20_cifar"
         peer = flax_step(mesh, twin, ours.images)
         print(row(f"{case}, Flax twin", peer), flush=True)
-        if name == "resnet20":  # Our peak has the data set in it.
+        if name == "resnet20":  # Our peak includes the data set.
             ours = dataclasses.replace(ours, peak=0)
         found += ratios(f"accelerator_program/{case}", ours, peer)
     if arguments.json:
-        device = {"device": "NVIDIA H100 80GB HBM3, compiled for and not there"}
+        device = {"device": "NVIDIA H100 80GB HBM3, only compiled for"}
         common.write(arguments.json, found, [], common.machine() | device)
 
 

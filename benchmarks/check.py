@@ -1,9 +1,9 @@
-"""Compares two result files and fails where a ratio has lost more than a tenth.
+"""Compares two result files and fails if a ratio has dropped by more than a tenth.
 
     python benchmarks/check.py OLD.json NEW.json
 
-Exit status 1 where a ratio of OLD is lower by more than 10 % in NEW, or missing there; 2 where a
-file cannot be read. Ratios are comparable between runs on one machine; `MACHINE.json` names it.
+The exit status is 1 if a ratio of OLD is more than 10 % lower in NEW, or missing there; 2 if a file
+cannot be read. Ratios are comparable only between runs on one machine; `MACHINE.json` names it.
 """
 
 import json
@@ -15,7 +15,7 @@ TOLERANCE = 0.1
 
 
 def losses(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns a line for each ratio that has lost more than `TOLERANCE`, or is gone."""
+    """Returns a line for each ratio that has dropped by more than `TOLERANCE`, or is missing."""
     now = {ratio["name"]: ratio["ratio"] for ratio in new["ratios"]}
     lines = []
     for ratio in old["ratios"]:

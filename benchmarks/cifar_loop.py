@@ -1,11 +1,11 @@
-"""ResNet-20's training loop on CIFAR-10's sizes, data and all, against a PyTorch loop.
+"""ResNet-20's training loop on CIFAR-10's sizes, including the data, against a PyTorch loop.
 
     python benchmarks/cifar_loop.py [--rounds N] [--json FILE]
 
-Ours is the trainer's step by the paper's recipe, with 50,000 images (random ones) on the device:
-several steps are sent at a time, and the compiled program cuts and mirrors. The peer is the usual
-loop over a `DataLoader` whose processes do that image by image. For GPUs; on a CPU both run a few
-steps, to show that they do, and nothing is compared.
+Ours is the trainer's step with the paper's recipe and 50,000 random images on the device: each
+dispatch has several steps, and the compiled program crops and mirrors. The peer is the usual loop
+over a `DataLoader` whose processes do that per image. It is for GPUs; on a CPU, both run a few
+steps to show that they work, and nothing is compared.
 """
 
 import dataclasses
@@ -17,66 +17,51 @@ import common
 import jax
 import numpy as np
 import torch
+from bare_step import random_experiment, state_and_step
 from torch.nn import functional
 from torch_peer import device, torch_step
 
 from configs.cifar10_resnet20 import get_config
-from resnet_jax import create_model, data
-from resnet_jax.parallel import data_mesh, keep_freed_memory, replicate, shard_batch
+from resnet_jax import data
+from resnet_jax.runtime.devices import data_mesh, keep_freed_memory, replicate, shard_batch
+from resnet_jax.runtime.interrupts import Stop
 from resnet_jax.training.config import resolve
-from resnet_jax.training.experiment import steps_at_once
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
-from resnet_jax.training.pace import Pace
-from resnet_jax.training.state import create_state
-from resnet_jax.training.step import make_train_step
-from resnet_jax.training.stop import Stop
+from resnet_jax.training.dispatch import Dispatch
+from resnet_jax.training.experiment import Experiment, steps_at_once, train_iterator
 
 NUM_IMAGES = 50_000
 CASE = "cifar_loop/resnet20/batch 128"
 
 
 class OurLoop:
-    """The trainer's step with the images on the device, sent as the trainer sends it."""
+    """The trainer's step with the images on the device, dispatched as in the trainer."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        on_gpu = jax.default_backend() == "gpu"
-        config = dataclasses.replace(
-            resolve(get_config()), dtype="bfloat16" if on_gpu else "float32"
-        )
-        source = data.ArraySource(images, labels, tuple("0123456789"))
-        transform = data.train_transform(config.augmentation, None, channels=3)
-        model = create_model(config.model, 10, dtype=config.dtype, kernels="auto")
-        optimizer, schedule = make_optimizer(config), make_schedule(config, NUM_IMAGES)
-        normalization = data.make_normalization("cifar", 3, np.zeros((32, 32, 3), np.float32))
+    def __init__(self, experiment: Experiment) -> None:
         self.mesh = data_mesh()
-        state = create_state(config, model, optimizer, normalization, (32, 32, 3))
+        state, self.step = state_and_step(experiment, self.mesh)
         self.state = replicate(state, self.mesh)
-        arrays = data.resident_arrays(source, transform)
+        arrays = data.resident_arrays(experiment.train_source, experiment.train_transform)
         assert arrays
-        self.dataset = replicate(arrays, self.mesh)
-        self.step = make_train_step(config, model, optimizer, schedule, self.mesh, transform)
-        self.at_once = steps_at_once(config, self.mesh)
-        draws = data.train_batches(
-            source, transform, batch_size=config.batch_size, seed=0, pixels=False
-        )
-        self.batches = data.train_iterator(draws, num_threads=None, num_workers=0)
+        self.resident = replicate(arrays, self.mesh)
+        self.at_once = steps_at_once(experiment.config, self.mesh)
+        self.batches = train_iterator(experiment, pixels=False)
 
     def __call__(self, num_steps: int) -> common.Seconds:
-        """Returns seconds a step, of `num_steps` or the next multiple of what is sent at a time."""
-        pace, metrics = Pace(Stop()), None
+        """Returns seconds per step, over `num_steps` rounded up to whole dispatches."""
+        dispatch, metrics = Dispatch(Stop()), None
         start, sent = time.perf_counter(), 0
         while sent < num_steps:
-            batch = pace.next_batch(self.batches, self.at_once)
+            batch = dispatch.next_batch(self.batches, self.at_once)
             batch = shard_batch(batch, self.mesh, self.at_once > 1)
-            self.state, metrics = self.step(self.state, batch, self.dataset)
-            pace.sent(metrics)
+            self.state, metrics = self.step(self.state, batch, self.resident)
             sent += self.at_once
+            dispatch.sent(sent, metrics)
         jax.block_until_ready(metrics)
         return common.Seconds((time.perf_counter() - start) / sent)
 
 
 class Augmented(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """Images that are padded, cropped and mirrored one by one."""
+    """Images that are padded, cropped and mirrored individually."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
@@ -92,7 +77,7 @@ class Augmented(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 class TorchLoop:
-    """The usual loop: an image at a time in processes, a batch at a time to the device."""
+    """The usual loop: processes handle one image at a time, the device one batch."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.device = device()
@@ -115,7 +100,7 @@ class TorchLoop:
             yield from loader
 
     def __call__(self, num_steps: int) -> common.Seconds:
-        """Returns seconds a step."""
+        """Returns seconds per step."""
         start = time.perf_counter()
         for _ in range(num_steps):
             x, y = (part.to(self.device, non_blocking=True) for part in next(self.batches))
@@ -125,13 +110,14 @@ class TorchLoop:
 
 
 def main() -> None:
-    """Measures both in turn."""
+    """Measures both alternately."""
     arguments = common.arguments(__doc__, rounds=5)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (NUM_IMAGES, 32, 32, 3), np.uint8)
-    labels = rng.integers(0, 10, NUM_IMAGES, np.int32)
-    loops = [OurLoop(images, labels), TorchLoop(images, labels)]
     on_gpu = jax.default_backend() == "gpu"
+    config = dataclasses.replace(resolve(get_config()), dtype="bfloat16" if on_gpu else "float32")
+    experiment = random_experiment(config, NUM_IMAGES, 32, 10)
+    source = experiment.train_source
+    assert isinstance(source, data.ArraySource)
+    loops = [OurLoop(experiment), TorchLoop(source.images, source.labels)]
     num_steps = 1000 if on_gpu else 2
     for loop in loops:
         loop(2)
@@ -140,7 +126,7 @@ def main() -> None:
     if on_gpu:
         common.report([common.compare(f"{CASE}/torch", ours, theirs)], [], arguments.json)
     else:
-        print("no GPU: both loops ran two steps, and nothing was compared")
+        print("no GPU: both loops ran two steps; nothing was compared")
         common.report([], [f"{CASE}, gpu"], arguments.json)
 
 

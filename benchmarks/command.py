@@ -1,4 +1,4 @@
-"""A run of `python train.py`, watched from outside: when its first and its last step are logged."""
+"""Times a run of `python train.py` from outside, by the lines of its log."""
 
 import dataclasses
 import json
@@ -13,13 +13,13 @@ from common import ROOT
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Seconds from the start of the process.
+    """Seconds since the start of the process, and speeds.
 
     Attributes:
-        first: until the first training line is in `metrics.jsonl`.
-        last: until the last one is.
-        end: until the process has ended.
-        images_per_second: of the training lines that have it; the first has not.
+      first: time of the first training line in `metrics.jsonl`.
+      last: time of the last one.
+      end: time of the end of the process.
+      images_per_second: speeds in the training lines; the first line has none.
     """
 
     first: float
@@ -29,7 +29,7 @@ class Run:
 
 
 def run(workdir: Path, cache: Path, config: str, *overrides: str) -> Run:
-    """Runs a configuration with a compilation cache of its own."""
+    """Runs a configuration with its own compilation cache."""
     environment = {name: v for name, v in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     command = [sys.executable, "train.py", "--config", config, "--workdir", str(workdir)]
     command += [f"--config.compilation_cache={cache}", *overrides]

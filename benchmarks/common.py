@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants in turn, ratios with their spread, the record of a run."""
+"""Shared code of the benchmarks: alternating contestants, ratios with spread, result files."""
 
 import argparse
 import dataclasses
@@ -9,16 +9,19 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+HEAD = """\
+| | ours | peer | ratio | spread | ratio of processor time |
+| --- | --- | --- | --- | --- | --- |"""
 sys.path.insert(0, str(ROOT))
 
 
 class Seconds(NamedTuple):
-    """What a run took, by the clock and, where it is known, of processor time on all cores."""
+    """The time of a run by the clock and, if known, its processor time on all cores."""
 
     clock: float
     processor: float | None = None
@@ -26,17 +29,17 @@ class Seconds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as a peer, from measurements taken in turn.
+    """The speed relative to a peer, from alternating measurements.
 
     Attributes:
-        name: what was compared, such as `train_step/resnet50/flax`; the same in every run.
-        ours: median of our seconds by the clock.
-        peer: median of the peer's.
-        ratio: median over the rounds of the peer's seconds by ours; more is better for us.
-        low: the least of them.
-        high: the greatest.
-        processor: the median ratio of processor time, which other work on the machine disturbs
-            less; None where it was not measured. A peer whose threads wait busily has more of it.
+      name: the comparison, such as `train_step/resnet50/flax`; the same in each run.
+      ours: median of our seconds by the clock.
+      peer: median of the peer's seconds.
+      ratio: median over the rounds of the peer's seconds divided by ours; more is better for us.
+      low: smallest ratio of a round.
+      high: largest ratio of a round.
+      processor: median ratio of processor time, which other work on the machine disturbs less;
+        None if not measured. Threads that wait busily increase a peer's.
     """
 
     name: str
@@ -49,7 +52,7 @@ class Ratio:
 
 
 def compare(name: str, ours: Sequence[Seconds], peer: Sequence[Seconds]) -> Ratio:
-    """Returns the ratio of two contestants' times, round by round."""
+    """Returns the ratio of two contestants' times, paired by round."""
     rounds = list(zip(ours, peer, strict=True))
     ratios = [b.clock / a.clock for a, b in rounds]
     processor = [b.processor / a.processor for a, b in rounds if a.processor and b.processor]
@@ -67,7 +70,7 @@ def compare(name: str, ours: Sequence[Seconds], peer: Sequence[Seconds]) -> Rati
 def in_turn(
     contestants: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, list[Seconds]]:
-    """Returns what each contestant took in every round, after two that do not count."""
+    """Returns the times of alternating contestants in each round, after two warm-up rounds."""
     seconds: dict[str, list[Seconds]] = {name: [] for name in contestants}
     for counted in range(-2, rounds):
         for name, run in contestants.items():
@@ -82,14 +85,14 @@ def in_turn(
 def compare_in_turn(
     case: str, contestants: Mapping[str, Callable[[], object]], rounds: int
 ) -> list[Ratio]:
-    """Returns the ratios of the contestant "ours" to each of the others, `CASE/PEER`."""
+    """Returns the ratios `CASE/PEER` of the contestant "ours" to each of the others."""
     seconds = in_turn(contestants, rounds)
     ours = seconds.pop("ours")
     return [compare(f"{case}/{peer}", ours, theirs) for peer, theirs in seconds.items()]
 
 
 def machine() -> dict[str, str | int]:
-    """Returns what the figures depend on: processor, accelerator, versions."""
+    """Returns the machine that the figures depend on: processor, accelerator, versions."""
     import flax
     import jax
 
@@ -108,11 +111,17 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def report(ratios: Sequence[Ratio], missing: Sequence[str], path: str | None) -> None:
-    """Prints a table, and writes the same as JSON where `path` names a file."""
-    print(table(ratios, missing), flush=True)
+def report(ratios: Iterable[Ratio], missing: Sequence[str], path: str | None) -> None:
+    """Prints a table, each ratio as soon as it is measured; also writes JSON if given a path."""
+    print(HEAD, flush=True)
+    found = []
+    for ratio in ratios:
+        print(_row(ratio), flush=True)
+        found.append(ratio)
+    for name in missing:
+        print(_missing_row(name), flush=True)
     if path:
-        write(path, ratios, missing, {})
+        write(path, found, missing, {})
 
 
 def write(
@@ -131,25 +140,29 @@ def write(
 
 
 def table(ratios: Sequence[Ratio], missing: Sequence[str]) -> str:
-    """Returns ratios, and what was not measured, as a Markdown table."""
-    lines = ["| | ours | peer | ratio | spread | ratio of processor time |"]
-    lines += ["| --- | --- | --- | --- | --- | --- |"]
-    for ratio in ratios:
-        lines.append(
-            f"| {ratio.name} | {_shown(ratio.ours)} | {_shown(ratio.peer)} | {ratio.ratio:.2f} | "
-            f"{ratio.low:.2f} to {ratio.high:.2f} | "
-            + (f"{ratio.processor:.2f} |" if ratio.processor else "|")
-        )
-    return "\n".join(lines + [f"| {name} | not measured here | | | | |" for name in missing])
+    """Returns ratios and missing measurements as a Markdown table."""
+    return "\n".join([HEAD, *map(_row, ratios), *map(_missing_row, missing)])
 
 
 def arguments(description: str | None, **defaults: int) -> argparse.Namespace:
-    """Parses `--json FILE` and a whole number for each of `defaults`."""
+    """Parses `--json FILE` and an integer for each of `defaults`."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--json", metavar="FILE", help="write the ratios there as well")
+    parser.add_argument("--json", metavar="FILE", help="also write the ratios to this file")
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     return parser.parse_args()
+
+
+def _row(ratio: Ratio) -> str:
+    return (
+        f"| {ratio.name} | {_shown(ratio.ours)} | {_shown(ratio.peer)} | {ratio.ratio:.2f} | "
+        f"{ratio.low:.2f} to {ratio.high:.2f} | "
+        + (f"{ratio.processor:.2f} |" if ratio.processor else "|")
+    )
+
+
+def _missing_row(name: str) -> str:
+    return f"| {name} | not measured here | | | | |"
 
 
 def _shown(seconds: float) -> str:

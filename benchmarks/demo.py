@@ -1,8 +1,8 @@
-"""Where the time of the demo goes, from `python train.py` to the end of the process.
+"""Times the phases of the demo, from `python train.py` to the end of the process.
 
     python benchmarks/demo.py [--rounds N] [--json FILE]
 
-The second run of each pair finds its programs in the compilation cache of the first.
+The second run of each pair uses the compilation cache of the first.
 """
 
 import statistics

@@ -1,9 +1,9 @@
-"""The demo in bfloat16 beside float32: the same test error within a point.
+"""Compares the demo in bfloat16 and float32: the same test error within a point.
 
     python benchmarks/demo_bfloat16.py [--seeds 3]
 
-The test images are 1,000, so that one error has a standard deviation of a point; the means over
-several seeds are compared. Exits with status 1 if they are more than a point apart.
+With 1,000 test images, one error has a standard deviation of a point, so the means over several
+seeds are compared. The exit status is 1 if they differ by more than a point.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def train(dtype: str, seed: int, directory: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Trains every seed in both types and compares the errors."""
+    """Trains each seed in both dtypes and compares the errors."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     seeds = range(parser.parse_args().seeds)
@@ -40,9 +40,9 @@ def main() -> None:
             means[dtype] = statistics.mean(errors)
             listed = ", ".join(f"{error:.1f}" for error in errors)
             print(f"{dtype}: {means[dtype]:.2f} % test error (seeds: {listed})", flush=True)
-    apart = abs(means["bfloat16"] - means["float32"])
-    print(f"{apart:.2f} points apart")
-    sys.exit(apart > 1)
+    difference = abs(means["bfloat16"] - means["float32"])
+    print(f"difference: {difference:.2f} points")
+    sys.exit(difference > 1)
 
 
 if __name__ == "__main__":

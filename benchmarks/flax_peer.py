@@ -12,7 +12,7 @@ _SIZES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4,
 
 
 class _Block(nn.Module):
-    """A residual block of 3x3 convolutions, or with `expansion` 4 a bottleneck."""
+    """A residual block of 3x3 convolutions, or a bottleneck if `expansion` is 4."""
 
     conv: Any
     norm: Any
@@ -39,7 +39,7 @@ class _Block(nn.Module):
 
 
 class FlaxResNet(nn.Module):
-    """A residual network; the CIFAR nets have shortcuts of option A, the others of option B."""
+    """A residual network; CIFAR networks have shortcuts of option A, others of option B."""
 
     sizes: tuple[int, ...]
     expansion: int

@@ -1,8 +1,8 @@
-"""Counts what the kernels of a compiled program read, write and multiply, from its HLO text.
+"""Counts the bytes and multiplications of a compiled program's kernels from its HLO text.
 
-`compiled.as_text()` of `jax.jit(f).lower(...).compile()` names every instruction with the shapes of
+`compiled.as_text()` of `jax.jit(f).lower(...).compile()` lists each instruction with the shapes of
 its results, so no device is needed. A kernel reads each operand once and writes each result once; a
-fusion that takes a slice of an operand reads the slice. Caches are not modelled.
+fusion that slices an operand reads only the slice. Caches are not modelled.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ _ONE_TO_ONE = {"bitcast", "convert", "copy", "reshape", "transpose", "negate", "
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Type and size of an array."""
+    """The dtype and size of an array."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -38,7 +38,7 @@ class Shape:
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of an element."""
+        """The number of bytes per element."""
         if self.dtype in _BYTES:
             return _BYTES[self.dtype]
         bits = "".join(itertools.takewhile(str.isdigit, self.dtype.lstrip("sufc")))
@@ -46,7 +46,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all elements."""
+        """The number of bytes of all elements."""
         return self.size * self.item_bytes
 
 
@@ -55,12 +55,12 @@ class Instruction:
     """A line of HLO.
 
     Attributes:
-        name: of its result.
-        opcode: such as `fusion` or `custom-call`.
-        shapes: of its results.
-        operands: names of other results.
-        attributes: the text after the operands; of a parameter also its `number`.
-        is_root: whether its result is the computation's.
+      name: name of its result.
+      opcode: operation, such as `fusion` or `custom-call`.
+      shapes: shapes of its results.
+      operands: names of other results.
+      attributes: text after the operands; for a parameter also its `number`.
+      is_root: whether its result is the computation's.
     """
 
     name: str
@@ -81,10 +81,10 @@ class Kernel:
     """An instruction that runs as a kernel.
 
     Attributes:
-        instruction: the instruction.
-        runs: how many times it runs.
-        flops: floating-point operations of its matrix products and convolutions, each time.
-        bytes: what it reads and writes, each time.
+      instruction: the instruction.
+      runs: number of executions.
+      flops: floating-point operations of its matrix products and convolutions, per execution.
+      bytes: bytes read and written, per execution.
     """
 
     instruction: Instruction
@@ -94,7 +94,7 @@ class Kernel:
 
 
 class Computation:
-    """The instructions of a function, by name, in their order."""
+    """The instructions of a function by name, in order."""
 
     def __init__(self) -> None:
         self.instructions: dict[str, Instruction] = {}
@@ -115,18 +115,18 @@ class Computation:
         return {int(i.attribute(r"^number=(\d+)") or 0): i for i in found}
 
     def shape(self, name: str) -> Shape:
-        """Returns the shape of a result that is one array."""
+        """Returns the shape of a result with one array."""
         return self.instructions[name].shapes[0]
 
 
 def kernels(text: str) -> list[Kernel]:
-    """Returns the kernels of a program in their order; a loop's body comes once."""
+    """Returns the kernels of a program in order; a loop's body appears once."""
     program, entry = _parse(text)
     return list(_Counter(program).kernels(entry, 1))
 
 
 def _parse(text: str) -> tuple[dict[str, Computation], str]:
-    """Returns the computations by name, and the name of the one that runs first."""
+    """Returns the computations by name, and the name of the entry computation."""
     program: dict[str, Computation] = {}
     current, entry = None, ""
     for line in text.splitlines():
@@ -157,7 +157,7 @@ def _instruction(name: str, text: str, is_root: bool) -> Instruction:
 
 
 def _split(text: str, end: str) -> tuple[str, str, str]:
-    """Partitions a text at the first `end` outside of brackets."""
+    """Partitions a text at the first `end` outside brackets."""
     depth = 0
     for index, letter in enumerate(text):
         if letter == end and depth == 0:
@@ -167,13 +167,13 @@ def _split(text: str, end: str) -> tuple[str, str, str]:
 
 
 class _Counter:
-    """Counts in the computations of a program."""
+    """Counts kernels, bytes and operations in a program's computations."""
 
     def __init__(self, program: dict[str, Computation]) -> None:
         self.program = program
 
     def kernels(self, name: str, runs: int) -> Iterator[Kernel]:
-        """Yields the kernels of a computation that runs so many times."""
+        """Yields the kernels of a computation that runs `runs` times."""
         computation = self.program[name]
         for instruction in computation.instructions.values():
             if instruction.opcode in _NO_KERNEL:
@@ -205,13 +205,13 @@ class _Counter:
         return total
 
     def fused(self, instruction: Instruction) -> Computation | None:
-        """Returns what a fusion, or an asynchronous start, wraps."""
+        """Returns the computation of a fusion or an asynchronous start, or None."""
         if instruction.opcode not in ("fusion", "async-start"):
             return None
         return self.program.get(instruction.attribute(r"calls=%?([\w.\-]+)") or "")
 
     def needed(self, computation: Computation, value: Instruction) -> int:
-        """Returns how many elements of a value the computation reads: those of its slices."""
+        """Returns the number of elements of a value that the computation reads, by its slices."""
         size = value.shapes[0].size
         if value.is_root:
             return size
@@ -221,12 +221,12 @@ class _Counter:
             if user.opcode in _SLICES and is_first:
                 total += sum(shape.size for shape in user.shapes)
             elif user.opcode == "dynamic-update-slice" and is_first:
-                continue  # It is written in place.
+                continue  # Written in place.
             elif user.opcode in _ONE_TO_ONE:
                 total += self.needed(computation, user)
             elif fused := self.fused(user):
-                places = (index for index, name in enumerate(user.operands) if name == value.name)
-                total += sum(self.needed(fused, fused.parameters[place]) for place in places)
+                indices = (index for index, name in enumerate(user.operands) if name == value.name)
+                total += sum(self.needed(fused, fused.parameters[index]) for index in indices)
             else:
                 return size
         return min(total, size)
@@ -258,14 +258,14 @@ def _multiplications(instruction: Instruction, lhs: Shape, rhs: Shape) -> int:
 
 
 def _labels(instruction: Instruction) -> tuple[str, str, str]:
-    """Returns what the axes of a convolution's operands and result mean, such as b01f."""
+    """Returns the axis labels of a convolution's operands and result, such as b01f."""
     labels = instruction.attribute(r"dim_labels=(\w+->\w+)") or "_->"
     lhs, rhs, out = re.split("_|->", labels)
     return lhs, rhs, out
 
 
 def _cudnn_convolution(instruction: Instruction, kind: str, lhs: Shape, rhs: Shape) -> int:
-    """Counts the multiplications of the forward pass that a cuDNN call belongs to."""
+    """Counts the multiplications of the forward pass of a cuDNN call."""
     map_, kernel = instruction.shapes[0], rhs
     if kind == "BackwardInput":
         map_ = lhs
@@ -275,7 +275,7 @@ def _cudnn_convolution(instruction: Instruction, kind: str, lhs: Shape, rhs: Sha
 
 
 def _convolution(instruction: Instruction, lhs: Shape, rhs: Shape) -> int:
-    """Counts the multiplications by elements that are neither padding nor dilation."""
+    """Counts the multiplications by elements other than padding and dilation."""
     lhs_labels, rhs_labels, out_labels = _labels(instruction)
     out = instruction.shapes[0]
     channels = rhs.dims[rhs_labels.index("i")]

@@ -1,6 +1,6 @@
-"""Inference with folded batch normalisation, against the plain Flax twin and PyTorch, in turn.
+"""Inference with folded batch normalisation, alternating with the plain Flax twin and PyTorch.
 
-PyTorch's model runs as it is and with its batch normalisation folded as well.
+PyTorch's model runs both unchanged and with folded batch normalisation.
 
     python benchmarks/inference.py [--rounds N] [--json FILE]
 
@@ -18,7 +18,7 @@ from flax_peer import flax_peer
 from train_step import random_batch
 
 from resnet_jax import create_model, fold_batch_norm
-from resnet_jax.parallel import compiler_options, keep_freed_memory
+from resnet_jax.runtime.devices import compiler_options, keep_freed_memory
 
 # Name, batch size, platform.
 CASES = [
@@ -33,13 +33,13 @@ CASES = [
 def jax_inference(
     model: nn.Module, images: np.ndarray, fold: bool, options: dict[str, str] | None = None
 ) -> Callable[[], object]:
-    """Returns a forward pass; a call does one and waits for it.
+    """Returns a function that runs one forward pass and waits for it.
 
     Args:
-        model: the network.
-        images: of the batch.
-        fold: whether batch normalisation is folded into the convolutions.
-        options: XLA's, its defaults if there are none.
+      model: the network.
+      images: the batch.
+      fold: whether to fold batch normalisation into the convolutions.
+      options: XLA's options; by default XLA's own.
     """
     variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
     if fold:
@@ -52,7 +52,7 @@ def jax_inference(
 
 
 def main() -> None:
-    """Measures every case that this machine is for."""
+    """Measures each case for this machine's platform."""
     arguments = common.arguments(__doc__, rounds=15)
     here = jax.default_backend()
     ratios, missing = [], []

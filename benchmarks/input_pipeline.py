@@ -1,20 +1,20 @@
-"""Images a second from JPEG files to training batches: ours, tf.data and PyTorch's DataLoader.
+"""Images per second from JPEG files to training batches: ours, tf.data and PyTorch's DataLoader.
 
     python benchmarks/input_pipeline.py [--tensorflow PYTHON | --install_tensorflow] [--json FILE]
 
-Every loader decodes the same ImageNet-like JPEGs (500x375, about 80 kB, made here), crops and
-resizes them at random to 224x224, mirrors half of them and hands out batches of 64:
+Each loader decodes the same ImageNet-like JPEGs (500x375, about 80 kB, made here), crops and
+resizes them randomly to 224x224, mirrors half of them and returns batches of 64:
 
 - ours: ArrayRecord files, `train_batches` and `train_iterator`, threads; uint8.
 - tf.data: TFRecord files, `decode_and_crop_jpeg`, bicubic, as in the Flax example but without its
-  normalisation; float32. TensorFlow is no dependency of the project: name a Python that has it, or
-  let it be installed into a throwaway environment. Without either this peer is left out.
+  normalisation; float32. TensorFlow is not a dependency of the project: name a Python that has it,
+  or have it installed into a temporary environment. Otherwise, this peer is skipped.
 - Flax: the same with the example's normalisation, which ours leaves to the device.
 - DataLoader: files, Pillow, torchvision's algorithm, worker processes (none on one core); uint8.
 
-Each measurement is a process of its own, on one core and on all, in turn for several rounds;
-medians are printed. Beside the images a second by the clock stand the images a second of processor
-time, which hardly change when the machine has other work.
+Each measurement is a separate process, on one core and on all, alternating for several rounds; the
+medians are printed. Images per second of processor time, printed beside those by the clock, hardly
+change if the machine has other work.
 """
 
 import argparse
@@ -41,7 +41,7 @@ NUM_IMAGES = 256
 
 
 def make_photograph(rng: np.random.Generator) -> bytes:
-    """Noise of all scales, as photographs have it, as a JPEG of about 80 kB."""
+    """Returns a JPEG of about 80 kB with noise at all scales, as in photographs."""
     from PIL import Image
 
     image = np.zeros((HEIGHT, WIDTH, 3), np.float32)
@@ -61,7 +61,7 @@ def make_photograph(rng: np.random.Generator) -> bytes:
 
 
 def write_images(directory: Path) -> float:
-    """Writes the images in the form that each loader reads; returns their mean size in bytes."""
+    """Writes the images in each loader's format; returns their mean size in bytes."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -111,7 +111,7 @@ def write_images(directory: Path) -> float:
 
 
 def ours(directory: Path, cores: int) -> Iterator[Any]:
-    """Our batches."""
+    """Returns our batches."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from resnet_jax import data
 
@@ -122,7 +122,7 @@ def ours(directory: Path, cores: int) -> Iterator[Any]:
 
 
 def tf_data(directory: Path, cores: int, normalize: bool = False) -> Iterator[Any]:
-    """The Flax example's batches, before its normalisation or after it."""
+    """Returns the Flax example's batches, before or after its normalisation."""
     import tensorflow as tf
 
     def preprocess(file: Any) -> Any:
@@ -161,7 +161,7 @@ def tf_data(directory: Path, cores: int, normalize: bool = False) -> Iterator[An
 
 
 def data_loader(directory: Path, cores: int) -> Iterator[Any]:
-    """The batches of PyTorch's loader with Pillow and torchvision's algorithm."""
+    """Returns the batches of PyTorch's loader with Pillow and torchvision's algorithm."""
     import torch
     from PIL import Image
 
@@ -205,7 +205,7 @@ LOADERS = {
 
 
 def measure(loader: str, directory: Path, cores: int, seconds: float) -> None:
-    """Prints images a second by the clock and by processor time; runs in a process of its own."""
+    """Prints images per second by the clock and by processor time; runs in its own process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     batches = LOADERS[loader](directory, cores)
     for _ in range(6):
@@ -215,11 +215,11 @@ def measure(loader: str, directory: Path, cores: int, seconds: float) -> None:
         images += len(next(batches)["image"] if loader == "ours" else next(batches))
     clock, processor = time.perf_counter() - clock, processor_time() - processor
     print(json.dumps([images / clock, images / processor]), flush=True)
-    os._exit(0)  # Nothing that is loaded ahead is of interest.
+    os._exit(0)  # Batches loaded ahead are not needed.
 
 
 def processor_time() -> float:
-    """Seconds of processor time of this process and those that it started."""
+    """Returns the seconds of processor time of this process and its children."""
     ticks = 0
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -233,10 +233,10 @@ def processor_time() -> float:
 
 
 def find_tensorflow(arguments: argparse.Namespace, directory: Path) -> str | None:
-    """Returns a Python that has TensorFlow, or None."""
+    """Returns a Python interpreter with TensorFlow, or None."""
     python = arguments.tensorflow or sys.executable
     if arguments.install_tensorflow:
-        print("installing TensorFlow into a throwaway environment", file=sys.stderr)
+        print("installing TensorFlow into a temporary environment", file=sys.stderr)
         venv.create(directory / "venv", with_pip=True)
         python = str(directory / "venv" / "bin" / "python")
         install = [python, "-m", "pip", "install", "-qq", "tensorflow-cpu", "numpy"]
@@ -246,7 +246,7 @@ def find_tensorflow(arguments: argparse.Namespace, directory: Path) -> str | Non
 
 
 def main() -> None:
-    """Measures every loader on one core and on all, and prints a table."""
+    """Measures each loader on one core and on all, and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tensorflow", metavar="PYTHON", help="a Python that has TensorFlow")
     parser.add_argument("--install_tensorflow", action="store_true")
@@ -265,7 +265,7 @@ def main() -> None:
         pythons: dict[str, str | None] = dict.fromkeys(LOADERS, sys.executable)
         pythons["tf.data"] = pythons["Flax"] = find_tensorflow(arguments, Path(temporary))
         if pythons["tf.data"] is None:
-            print("tf.data and Flax are left out: TensorFlow is not installed; see --help")
+            print("tf.data and Flax are skipped: TensorFlow is not installed; see --help")
         all_cores = len(os.sched_getaffinity(0))
         figures: dict[tuple[str, int], list[list[float]]] = {}
         for _ in range(arguments.rounds):
@@ -300,7 +300,7 @@ def main() -> None:
 
 
 def write_ratios(path: str, figures: dict[tuple[str, int], list[list[float]]], cores: int) -> None:
-    """Writes what an image takes with each loader, as the other benchmarks do."""
+    """Writes the ratios of the loaders' times per image, as in the other benchmarks."""
     seconds = {
         loader: [common.Seconds(1 / clock, 1 / processor) for clock, processor in rounds]
         for (loader, n), rounds in figures.items()

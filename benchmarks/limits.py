@@ -1,12 +1,12 @@
-"""How far a training step is from what the device can do.
+"""Compares a training step with the limits of the device.
 
     python benchmarks/limits.py [--rounds N]
 
-A step, a large matrix product and a copy take turns, and the best of each counts. From the
-product's rate and the copy's follow two floors: the time of the network's own multiplications
-(three times those of the forward pass), and that of moving all that the operations of the compiled
-program read and write, as XLA counts it, once through memory. Batch normalisation makes these
-networks move much: on a GPU the second floor is the higher one.
+A step, a large matrix product and a copy alternate, and the best time of each counts. The rates of
+product and copy give two lower bounds: the time of the network's multiplications (three times those
+of the forward pass), and the time to move all bytes that the compiled program's operations read and
+write, as counted by XLA. Batch normalisation makes these networks move many bytes: on a GPU, the
+second bound is higher.
 """
 
 from collections.abc import Callable
@@ -18,31 +18,31 @@ from train_step import CASES, compile_training, random_batch, repeated
 
 from resnet_jax import create_model
 from resnet_jax.models import count_multiply_adds
-from resnet_jax.parallel import compiler_options, keep_freed_memory
+from resnet_jax.runtime.devices import compiler_options, keep_freed_memory
 
 
 def matrix_product(dtype: jnp.dtype, size: int) -> Callable[[], object]:
-    """Returns a product of two square matrices, of 2 * size ** 3 operations."""
+    """Returns a function for a product of two square matrices, 2 * size ** 3 operations."""
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)
     return lambda: product(a).block_until_ready()
 
 
 def copy(num_bytes: int) -> Callable[[], object]:
-    """Returns a program that reads and writes as many bytes."""
+    """Returns a function that reads and writes `num_bytes` bytes."""
     a = jnp.ones(num_bytes // 4, jnp.float32)
     add = jax.jit(lambda a: a + 1)
     return lambda: add(a).block_until_ready()
 
 
 def main() -> None:
-    """Prints a table of the cases that this machine is for."""
+    """Prints a table of the cases for this machine's platform."""
     rounds = common.arguments(__doc__, rounds=7).rounds
     here = jax.default_backend()
     dtype = jnp.dtype(jnp.bfloat16 if here == "gpu" else jnp.float32)
     size, num_bytes = (8192, 2**31) if here == "gpu" else (2048, 2**28)
     limits = {"product": matrix_product(dtype, size), "copy": copy(num_bytes)}
-    print("| | images/s | utilisation | step | multiplications | memory | moved an image |")
+    print("| | images/s | utilisation | step | multiplications | memory | moved per image |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, batch_size, platforms in CASES:
         if here not in platforms:

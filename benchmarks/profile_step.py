@@ -1,9 +1,9 @@
-"""Where the time of a training step goes on the CPU: a trace, summed up by kind of operation.
+"""Traces a training step on the CPU and sums the time by kind of operation.
 
     python benchmarks/profile_step.py NAME BATCH [--steps N] [--peer]
 
-Times are those of all of XLA's threads together, so a step that keeps two cores busy has twice its
-length in the sum; what is missing to that, they have waited.
+Times are summed over XLA's threads, so a step that keeps two cores busy adds twice its duration;
+the difference to that is waiting time.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from flax_peer import flax_peer
 from train_step import compile_training, random_batch, repeated
 
 from resnet_jax import create_model
-from resnet_jax.parallel import compiler_options, keep_freed_memory
+from resnet_jax.runtime.devices import compiler_options, keep_freed_memory
 
-# The first that fits; what holds others' time is left out.
+# The first match counts; operations that contain others are excluded.
 KINDS = [
     ("", r"ThunkExecutor|^end:|Handle inputs|::"),
     ("convolutions and matrix products", r"conv(?!ert)|dot|ynn|matmul"),
@@ -31,7 +31,7 @@ KINDS = [
 
 
 def kind_of(operation: str) -> str:
-    """Returns the kind of an operation, by its name in XLA's program."""
+    """Returns the kind of an operation by its name in XLA's program."""
     return next(kind for kind, pattern in KINDS if re.search(pattern, operation))
 
 
@@ -39,9 +39,9 @@ def main() -> None:
     """Traces some steps and prints two tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("name", help="a model")
-    parser.add_argument("batch", type=int, help="images a step")
+    parser.add_argument("batch", type=int, help="images per step")
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--peer", action="store_true", help="the plain Flax twin instead")
+    parser.add_argument("--peer", action="store_true", help="trace the plain Flax twin")
     arguments = parser.parse_args()
     images, labels, num_classes = random_batch(arguments.name, arguments.batch)
     model, options = flax_peer(arguments.name, num_classes), None
@@ -74,10 +74,10 @@ def main() -> None:
     del kinds[""]
     total = sum(kinds.values())
     print(f"a step takes {clock * 1000:.0f} ms without a trace; in operations, on all threads:\n")
-    print("| kind | ms a step | share |\n| --- | --- | --- |")
+    print("| kind | ms per step | share |\n| --- | --- | --- |")
     for kind, milliseconds in kinds.most_common():
         print(f"| {kind} | {milliseconds:.0f} | {milliseconds / total:.0%} |")
-    print("\n| operation | ms a step |\n| --- | --- |")
+    print("\n| operation | ms per step |\n| --- | --- |")
     own = collections.Counter({k: v for k, v in operations.items() if kind_of(k)})
     for name, milliseconds in own.most_common(12):
         print(f"| `{name}` | {milliseconds:.1f} |")

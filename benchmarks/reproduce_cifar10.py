@@ -1,15 +1,15 @@
-"""The paper's CIFAR-10 results with this code: its Table 6, and Figures 6 and 7 (Section 4.2).
+"""Reproduces the paper's CIFAR-10 results: Table 6, and Figures 6 and 7 (Section 4.2).
 
     python benchmarks/reproduce_cifar10.py --data_dir DIR [--nets NET ...] [--seeds N]
         [--num_steps N] [--budget MINUTES]
 
-Trains each net by its config (`configs/cifar10_*.py:45k`), 5,000 training images set apart, in
-`--runs_dir`; stopped at any point, the same command goes on. A finished run is evaluated on the
-test images, once, and summed up in `docs/results/cifar10/`; from the summaries alone the page
-`docs/results/cifar10.md` and its pictures are made (`--report` does only that).
+Trains each net with its config (`configs/cifar10_*.py:45k`, which holds out 5,000 training images)
+in `--runs_dir`; after any interruption, the same command resumes. A finished run is evaluated once
+on the test images and summarised in `docs/results/cifar10/`. The page `docs/results/cifar10.md` and
+its pictures are made from the summaries (`--report` does only that).
 
-With `--budget` the list is fitted to the time: nets in order, then seeds, leaving out those that
-would not end in time. With `--num_steps` the schedule is shortened along.
+With `--budget`, nets in order and then seeds are trained, except those that would not finish in
+time. `--num_steps` also shortens the schedule.
 
 `--ship NET` writes the weights of the net's best full run, by validation error, for
 `load_pretrained`.
@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax import data, interop, save_weights
-from resnet_jax.commands import door
+from resnet_jax.commands import _cli
 from resnet_jax.evaluation import evaluate, layer_responses, make_eval_step, plot_responses
-from resnet_jax.parallel import data_mesh, replicate
-from resnet_jax.training.records import plot_curves, read_metrics
-from resnet_jax.training.trained import TrainedRun, open_run
+from resnet_jax.runtime.devices import data_mesh, replicate
+from resnet_jax.training.curves import draw_curves
+from resnet_jax.training.records import read_metrics
+from resnet_jax.training.restore import TrainedRun, open_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,7 +42,7 @@ RESULTS = ROOT / "docs" / "results"
 SUMMARIES = RESULTS / "cifar10"
 PRETRAINED = Path(interop.__file__).parent / "pretrained"
 
-# In order of interest; test errors in per cent of Table 6, which gives none for plain nets.
+# In order of interest; test errors in per cent from Table 6, which has none for plain nets.
 PAPER = {
     "resnet20": 8.75,
     "plain20": None,
@@ -61,7 +62,7 @@ IMAGES = 45_000
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training: a net, a length in steps and a seed."""
+    """A training run: a net, a length in steps and a seed."""
 
     net: str
     num_steps: int
@@ -69,16 +70,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its work directory and its summary."""
+        """The name of its work directory and its summary."""
         return f"{self.net}-{self.num_steps}-seed{self.seed}"
 
     @property
     def depth(self) -> int:
-        """Number of layers, to which the time of a step is about proportional."""
+        """The number of layers, to which the time of a step is roughly proportional."""
         return int(self.net.removeprefix("plain").removeprefix("resnet"))
 
     def command(self, arguments: argparse.Namespace) -> list[str]:
-        """What trains it, or goes on with it."""
+        """Returns the command that trains or resumes it."""
         return [
             sys.executable,
             str(ROOT / "train.py"),
@@ -95,12 +96,12 @@ class Run:
 
 
 def train(run: Run, arguments: argparse.Namespace, deadline: float) -> bool:
-    """Trains a run to its end, or as far as the time allows; returns whether it ended."""
+    """Trains a run to its end, or until the deadline; returns whether it finished."""
     command = run.command(arguments)
     if deadline < float("inf"):
         command.append(f"--config.stop_after={max(1, int(deadline - time.monotonic()))}s")
     print(f"{run.name}: {' '.join(command)}", flush=True)
-    # An interrupt reaches the training as well, which saves its state: wait for that.
+    # An interrupt also reaches the training process, which saves its state; wait for it.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         status = subprocess.run(command).returncode
@@ -113,7 +114,7 @@ def train(run: Run, arguments: argparse.Namespace, deadline: float) -> bool:
 
 
 def seconds_of(metrics: Iterable[dict[str, Any]]) -> float:
-    """Seconds of training that a run's lines account for."""
+    """Returns the seconds of training in a run's records."""
     seconds, step = 0.0, 0
     for record in metrics:
         if record["split"] == "train":
@@ -159,7 +160,7 @@ def summarize(run: Run, arguments: argparse.Namespace) -> None:
 
 
 def thinned(metrics: list[dict[str, Any]], points: int = 160) -> list[dict[str, Any]]:
-    """Averages training's lines over equal spans of steps; evaluations stay as they are."""
+    """Averages training records over equal spans of steps; evaluations stay unchanged."""
     training = [record for record in metrics if record["split"] == "train"]
     size = -(-len(training) // points)
     spans = [training[start : start + size] for start in range(0, len(training), size)]
@@ -173,14 +174,14 @@ def thinned(metrics: list[dict[str, Any]], points: int = 160) -> list[dict[str, 
 
 
 def batches_to_test(run: TrainedRun, data_dir: Path) -> Iterable[data.EvalBatch]:
-    """CIFAR-10's test images as the run takes them."""
+    """Returns CIFAR-10's test images as the run's input."""
     source = data.open_source("cifar10", "test", data_dir)
     transform = data.eval_transform(run.config.augmentation, None, channels=run.channels)
     return data.eval_batches(source, transform, batch_size=500)
 
 
 def test_error(run: TrainedRun, data_dir: Path) -> float:
-    """The part of the 10,000 test images that a checkpoint gets wrong."""
+    """Returns a checkpoint's error on the 10,000 test images, a fraction."""
     mesh, network = data_mesh(), run.network
     variables, normalization = replicate((network.variables, network.normalization), mesh)
     result = evaluate(
@@ -195,13 +196,13 @@ def test_error(run: TrainedRun, data_dir: Path) -> float:
 
 
 def responses(run: TrainedRun, data_dir: Path) -> dict[str, float]:
-    """The standard deviation of each 3x3 layer's response to the test images."""
+    """Returns the standard deviation of each 3x3 layer's response to the test images."""
     found = layer_responses(run.network, batches_to_test(run, data_dir), data_mesh())
     return {layer: round(deviation, 4) for layer, deviation in found.items()}
 
 
 def processor() -> str:
-    """The kind of processor of this machine."""
+    """Returns this machine's processor model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -210,10 +211,10 @@ def processor() -> str:
 
 
 def ship(net: str, runs_dir: Path) -> None:
-    """Writes the last weights of the best of a net's full runs, which validation decides."""
+    """Writes the last weights of a net's full run with the lowest validation error."""
     summaries = [json.loads(path.read_text()) for path in SUMMARIES.glob(f"{net}-{FULL}-*.json")]
     if not summaries:
-        sys.exit(f"no run of {net} has ended after {FULL} steps; train it first")
+        sys.exit(f"no run of {net} has finished {FULL} steps; train it first")
     best = min(summaries, key=lambda summary: (summary["validation_error"], summary["seed"]))
     run = open_run(runs_dir / Run(net, FULL, best["seed"]).name)
     assert run.step == FULL
@@ -251,7 +252,7 @@ def report() -> None:
         }
         if curves:
             picture = f"cifar10-curves-{num_steps}.png"
-            plot_curves(curves, RESULTS / picture)
+            draw_curves(curves, RESULTS / picture)
             page += [f"![Training and validation errors]({picture})", ""]
             picture = f"cifar10-responses-{num_steps}.png"
             plot_responses(
@@ -269,28 +270,28 @@ def report() -> None:
 PREFACE = """\
 # CIFAR-10
 
-What `benchmarks/reproduce_cifar10.py` trained and measured: the paper's recipe (Section 4.2),
-45,000 training and 5,000 validation images, batch 128. This page is written by it, from the
-summaries in [`cifar10/`](cifar10/): for each run a `.json` with its errors, its time and the
-responses of its layers, and a `.jsonl` with its curves. What it shows, at the end, is written by
-hand. Nets that are not in a table have not been run.
+`benchmarks/reproduce_cifar10.py` trained and measured these runs: the paper's recipe (Section 4.2),
+45,000 training and 5,000 validation images, batch 128. It also writes this page from the summaries
+in [`cifar10/`](cifar10/): per run a `.json` with its errors, time and layer responses, and a
+`.jsonl` with its curves. The last section is written by hand. Nets that are not in a table have not
+been run.
 
-Errors are in per cent, those of several seeds as mean ± standard deviation. The training error is
-that of augmented images while the net still learns, over the last epoch, as in the paper's
-Figure 6. The test error is the last checkpoint's; the test images are looked at once, after it.
-The response is the mean over the layers of their responses' standard deviations (Figure 7).
-Minutes are the log's, whatever else the machine did; `2 x cpu`: a device for each of two cores."""
+Errors are in per cent; several seeds have mean ± standard deviation. The training error is that of
+augmented images during training, over the last epoch, as in the paper's Figure 6. The test error is
+that of the last checkpoint; the test images are used once, after training. The response is the mean
+over the layers of their responses' standard deviations (Figure 7). Minutes are the log's, also
+where the machine had other work; `2 x cpu`: one device for each of two cores."""
 
 
 def shortened(num_steps: int) -> str:
-    """What the heading of a group of runs says of its schedule."""
+    """Returns the schedule's description in the heading of a group of runs."""
     if num_steps == FULL:
         return ": the paper's schedule"
-    return f": the schedule shortened by {FULL / num_steps:g}, no figures to set beside the paper's"
+    return f": the schedule shortened by {FULL / num_steps:g}, not comparable with the paper"
 
 
 def table(group: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    """The rows of a group of runs of one length, a row for each net."""
+    """Returns the table of a group of runs with one length, one row per net."""
     full = group[0][1]["num_steps"] == FULL
     head = ["net", *(["paper"] if full else []), "test", "validation", "training", "seeds"]
     tail = ["response", "minutes", "device"]
@@ -319,26 +320,26 @@ def table(group: list[tuple[str, dict[str, Any]]]) -> list[str]:
 
 
 def mean_response(summary: dict[str, Any]) -> float:
-    """The mean over a run's layers of the standard deviation of their responses."""
+    """Returns the mean over a run's layers of their responses' standard deviations."""
     return statistics.mean(summary["responses"].values())
 
 
 def spread(errors: Iterable[float]) -> str:
-    """Mean and standard deviation in per cent."""
+    """Formats the mean and standard deviation in per cent."""
     values = [100 * error for error in errors]
     deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{deviation}"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines."""
+    """Returns the records of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def main() -> None:
-    """Trains what is asked for, as far as the time allows, and writes the page."""
+    """Trains the requested nets as the time allows, and writes the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data_dir", type=Path, help="where TFDS's cifar10 lies")
+    parser.add_argument("--data_dir", type=Path, help="folder of TFDS's cifar10")
     parser.add_argument("--runs_dir", type=Path, default=ROOT / "runs" / "cifar10")
     parser.add_argument("--nets", nargs="+", choices=PAPER, default=list(PAPER), metavar="NET")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 to N - 1 of each net")
@@ -352,7 +353,7 @@ def main() -> None:
     if arguments.ship:
         return ship(arguments.ship, arguments.runs_dir)
     if arguments.data_dir is None:
-        parser.error("--data_dir is missing; name the folder that holds TFDS's cifar10")
+        parser.error("--data_dir is missing; name the folder of TFDS's cifar10")
     deadline = time.monotonic() + 60 * arguments.budget
     seconds_per_layer: float | None = None
     for seed in range(arguments.seeds):
@@ -365,7 +366,7 @@ def main() -> None:
             left = run.num_steps - (metrics[-1]["step"] if metrics else 0)
             need = left * run.depth * (seconds_per_layer or 0.0)
             if time.monotonic() + need > deadline:
-                print(f"{run.name}: left out, it needs about {need / 60:.0f} minutes")
+                print(f"{run.name}: skipped, it needs about {need / 60:.0f} minutes")
                 continue
             ended = train(run, arguments, deadline)
             metrics = read_metrics(workdir)
@@ -379,4 +380,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    door.run(main)
+    _cli.run(main)

@@ -1,11 +1,11 @@
-"""Runs all that this machine can run, and keeps it: `make bench`.
+"""Runs all benchmarks that this machine supports and writes the results: `make bench`.
 
     python benchmarks/run.py [NAME]
 
 Writes `benchmarks/results/NAME.json` and prints a table; NAME is by default the machine's name.
-`benchmarks/check.py` compares two such files. tf.data is a peer of the input pipeline only where
-this Python has TensorFlow, which is no dependency; see `benchmarks/input_pipeline.py --help`.
-`limits.py`, `memory.py`, `profile_step.py` and `demo_bfloat16.py` have no peer, and are not run.
+`benchmarks/check.py` compares two such files. tf.data is a peer of the input pipeline only if this
+Python has TensorFlow, which is not a dependency; see `benchmarks/input_pipeline.py --help`.
+`limits.py`, `memory.py`, `profile_step.py` and `demo_bfloat16.py` have no peer and are not run.
 """
 
 import argparse
@@ -30,7 +30,7 @@ SCRIPTS = [
 
 
 def main() -> int:
-    """Runs the scripts one after the other; returns how many failed."""
+    """Runs the scripts sequentially; returns the number that failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("name", nargs="?", default=platform.node() or "machine")
     name = parser.parse_args().name

@@ -1,4 +1,4 @@
-"""The PyTorch peer: torchvision's model, or where it cannot be imported the tests' twin of it."""
+"""The PyTorch peer: torchvision's model, or the tests' twin if it cannot be imported."""
 
 import itertools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def torch_model(name: str, num_classes: int) -> tuple[nn.Module, str]:
-    """Returns the model of our name, and whose it is: torchvision's has no CIFAR nets."""
+    """Returns the model of our name and its origin; torchvision has no CIFAR networks."""
     threads = torch.get_num_threads()
     try:
         import torchvision
@@ -20,12 +20,12 @@ def torch_model(name: str, num_classes: int) -> tuple[nn.Module, str]:
         from tests.torch_twins import make_twin
 
         model, whose = make_twin(name, num_classes), "twin in tests/torch_twins.py"
-        torch.set_num_threads(threads)  # The twins' file sets one, for the tests.
+        torch.set_num_threads(threads)  # The twins' file sets one thread for the tests.
     return model.to(memory_format=torch.channels_last, device=device()), whose
 
 
 def device() -> str:
-    """Returns the first GPU, or the processor."""
+    """Returns the first GPU, or the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -35,7 +35,7 @@ def _on_device(images: np.ndarray) -> torch.Tensor:
 
 
 def _compile(model: nn.Module) -> None:
-    """Compiles the model's calls where that helps: on a GPU."""
+    """Compiles the model's calls on a GPU, where that helps."""
     if device() == "cuda":
         model.compile()
 
@@ -45,7 +45,7 @@ def _autocast() -> torch.autocast:
 
 
 def torch_step(name: str, num_classes: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Returns a training step of SGD: a call takes images and labels, and returns the loss."""
+    """Returns a training step of SGD, a function from images and labels to the loss."""
     model = torch_model(name, num_classes)[0].train()
     _compile(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9, weight_decay=1e-4)
@@ -64,7 +64,7 @@ def torch_step(name: str, num_classes: int) -> Callable[[torch.Tensor, torch.Ten
 def torch_training(
     name: str, images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> Callable[[], float]:
-    """Returns the step on one batch; a call does one and waits for the loss."""
+    """Returns a function that runs one step on a fixed batch and waits for the loss."""
     step = torch_step(name, num_classes)
     x, y = _on_device(images), torch.from_numpy(labels).long().to(device())
     return lambda: step(x, y).item()
@@ -73,7 +73,7 @@ def torch_training(
 def torch_inference(
     name: str, images: np.ndarray, num_classes: int, fold: bool
 ) -> Callable[[], object]:
-    """Returns a forward pass in evaluation mode; a call does one and waits for it."""
+    """Returns a function that runs one forward pass in evaluation mode and waits for it."""
     model = torch_model(name, num_classes)[0].eval()
     if fold:
         fold_batch_norms(model)
@@ -92,7 +92,7 @@ def torch_inference(
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Folds every batch normalisation that follows a convolution into it, in place."""
+    """Folds each batch normalisation after a convolution into it, in place."""
     children = list(module.named_children())
     for (conv_name, conv), (norm_name, norm) in itertools.pairwise(children):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):

@@ -1,10 +1,10 @@
-"""A training step, ours against the plain Flax twin and PyTorch, in one process and in turn.
+"""A training step, ours alternating with the plain Flax twin and PyTorch in one process.
 
     python benchmarks/train_step.py [--rounds N] [--json FILE]
 
-Forward, backward and SGD with momentum and weight decay, on the same batch again and again: on the
-CPU in float32, on a GPU in bfloat16 (images that are there already, PyTorch compiled). All have the
-allocator's setting that `train.py` makes. On a GPU the peak of memory is printed.
+Forward, backward and SGD with momentum and weight decay, repeated on one batch: on the CPU in
+float32, on a GPU in bfloat16 (images already on the device, PyTorch compiled). All use the
+allocator's setting of `train.py`. On a GPU, peak memory is printed.
 """
 
 import gc
@@ -20,7 +20,7 @@ from flax import linen as nn
 from flax_peer import flax_peer
 
 from resnet_jax import create_model
-from resnet_jax.parallel import compiler_options, keep_freed_memory
+from resnet_jax.runtime.devices import compiler_options, keep_freed_memory
 
 # Name, batch size, platforms.
 CASES = [
@@ -32,7 +32,7 @@ CASES = [
 
 
 def random_batch(name: str, batch_size: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns images, labels, and the number of classes."""
+    """Returns images, labels and the number of classes."""
     size, num_classes = (32, 10) if name.endswith("_cifar") else (224, 1000)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((batch_size, size, size, 3), np.float32)
@@ -45,8 +45,8 @@ def training_step(
     """Returns the optimiser, and the step from variables, momenta, images and labels to a loss.
 
     Args:
-        model: the network.
-        options: XLA's, its defaults if there are none.
+      model: the network.
+      options: XLA's options; by default XLA's own.
     """
     optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(0.1, 0.9))
 
@@ -75,13 +75,13 @@ def compile_training(
     labels: np.ndarray,
     options: dict[str, str] | None = None,
 ) -> tuple[jax.stages.Compiled, list[Any]]:
-    """Returns the program of a training step, and its first arguments: state, images, labels.
+    """Returns a compiled training step and its initial arguments: state, images, labels.
 
     Args:
-        model: the network.
-        images: of the batch.
-        labels: their classes.
-        options: XLA's, its defaults if there are none.
+      model: the network.
+      images: the batch's images.
+      labels: the images' classes.
+      options: XLA's options; by default XLA's own.
     """
     variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
     optimizer, step = training_step(model, options)
@@ -91,7 +91,7 @@ def compile_training(
 
 
 def repeated(compiled: jax.stages.Compiled, arguments: list[Any]) -> Callable[[], float]:
-    """Returns `compile_training`'s step on its batch; a call does one and returns the loss."""
+    """Returns a function that runs one step of `compile_training` and returns the loss."""
     *state, x, y = arguments
 
     def step() -> float:
@@ -102,7 +102,7 @@ def repeated(compiled: jax.stages.Compiled, arguments: list[Any]) -> Callable[[]
 
 
 def main() -> None:
-    """Measures every case that this machine is for."""
+    """Measures each case for this machine's platform."""
     arguments = common.arguments(__doc__, rounds=7)
     here = jax.default_backend()
     ratios, missing = [], []
@@ -129,9 +129,7 @@ def main() -> None:
         del contestants
         gc.collect()
         if here == "gpu" and (statistics := jax.devices()[0].memory_stats()):
-            print(
-                f"{case}: peak of memory so far {statistics['peak_bytes_in_use'] / 2**30:.1f} GiB"
-            )
+            print(f"{case}: peak memory so far {statistics['peak_bytes_in_use'] / 2**30:.1f} GiB")
     common.report(ratios, missing, arguments.json)
 
 

@@ -1,11 +1,11 @@
-"""The full trainer against the bare step: what loading, logging and keeping time cost.
+"""The full trainer against the bare step: the cost of loading, logging and timing.
 
     python benchmarks/trainer_overhead.py [--rounds N] [--json FILE]
 
-"Ours" is the time that a trainer takes for an image, from its log; the "peer" is the same compiled
-step on a batch that is on the device already, sent as far ahead. A ratio of 0.95 or more is the
-aim. The trainers are the demo's and ResNet-50's on JPEGs of photographs' size (made here): 16 a
-step on the CPU, 256 in bfloat16 on a GPU.
+"Ours" is the trainer's time per image, from its log. The "peer" is the same compiled step on a
+batch already on the device, dispatched equally far ahead. The target is a ratio of at least 0.95.
+The runs are the demo and ResNet-50 on JPEGs the size of photographs (made here): 16 per step on the
+CPU, 256 in bfloat16 on a GPU.
 """
 
 import contextlib
@@ -21,21 +21,19 @@ import common
 import input_pipeline
 import jax
 import numpy as np
+from bare_step import state_and_step
 
 from configs import fashion_mnist_demo, resnet50_imagenet
-from resnet_jax.parallel import data_mesh, keep_freed_memory, replicate, shard_batch
+from resnet_jax.runtime.devices import data_mesh, keep_freed_memory, replicate, shard_batch
+from resnet_jax.runtime.interrupts import Stop
 from resnet_jax.training.config import TrainConfig, resolve
+from resnet_jax.training.dispatch import Dispatch
 from resnet_jax.training.experiment import open_experiment
 from resnet_jax.training.loop import train
-from resnet_jax.training.optimizer import make_optimizer, make_schedule
-from resnet_jax.training.pace import Pace
-from resnet_jax.training.state import create_state
-from resnet_jax.training.step import make_train_step
-from resnet_jax.training.stop import Stop
 
 
 def demo() -> TrainConfig:
-    """Returns 100 steps of the demo, one evaluation and one checkpoint after them."""
+    """Returns 100 steps of the demo, then one evaluation and one checkpoint."""
     config = resolve(fashion_mnist_demo.get_config())
     return dataclasses.replace(
         config,
@@ -43,12 +41,12 @@ def demo() -> TrainConfig:
         eval_every=100,
         checkpoint_every=100,
         log_every=10,
-        device_resident="no",  # A step at a time on a GPU, too.
+        device_resident="no",  # One step per dispatch, also on a GPU.
     )
 
 
 def resnet50(data_dir: Path) -> TrainConfig:
-    """Returns a few steps of ResNet-50 on JPEGs, which it writes into `data_dir`."""
+    """Returns a few steps of ResNet-50 on JPEGs; writes these into `data_dir`."""
     input_pipeline.write_images(data_dir)
     on_gpu = jax.default_backend() == "gpu"
     num_steps = 200 if on_gpu else 12
@@ -68,7 +66,7 @@ def resnet50(data_dir: Path) -> TrainConfig:
 
 
 def trainer(config: TrainConfig) -> common.Seconds:
-    """Returns seconds an image, the mean of the log's lines but the first, where it starts."""
+    """Returns seconds per image, the mean over the log's lines except the first."""
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             train(config, folder)
@@ -82,21 +80,9 @@ class BareStep:
 
     def __init__(self, config: TrainConfig) -> None:
         mesh = data_mesh()
-        experiment = open_experiment(config, mesh)
-        optimizer = make_optimizer(config)
-        schedule = make_schedule(config, len(experiment.train_source))
-        self.step = make_train_step(config, experiment.model, optimizer, schedule, mesh)
-        self.state = replicate(
-            create_state(
-                config,
-                experiment.model,
-                optimizer,
-                experiment.normalization,
-                experiment.image_shape,
-                None,
-            ),
-            mesh,
-        )
+        experiment = open_experiment(config)
+        state, self.step = state_and_step(experiment, mesh)
+        self.state = replicate(state, mesh)
         rng = np.random.default_rng(0)
         shape = (config.batch_size, *experiment.image_shape)
         images = rng.integers(0, 256, shape, np.uint8)
@@ -104,19 +90,19 @@ class BareStep:
         self.batch = shard_batch({"image": images, "label": labels}, mesh)
 
     def __call__(self, num_steps: int) -> common.Seconds:
-        """Returns seconds an image."""
-        pace, metrics = Pace(Stop()), None
+        """Returns seconds per image."""
+        dispatch, metrics = Dispatch(Stop()), None
         start = time.perf_counter()
-        for _ in range(num_steps):
+        for step in range(num_steps):
             self.state, metrics = self.step(self.state, self.batch)
-            pace.sent(metrics)
+            dispatch.sent(step + 1, metrics)
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - start
         return common.Seconds(seconds / num_steps / len(self.batch["label"]))
 
 
 def compare(name: str, config: TrainConfig, rounds: int) -> common.Ratio:
-    """Returns the ratio of a trainer's time to its bare step's, both in turn."""
+    """Returns the ratio of a trainer's time to its bare step's, measured alternately."""
     bare_step = BareStep(config)
     bare_step(3)
     assert config.num_steps

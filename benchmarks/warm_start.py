@@ -2,7 +2,7 @@
 
     python benchmarks/warm_start.py [--rounds N] [--json FILE]
 
-"Ours" is a start that finds every program in the cache, the "peer" one that finds an empty cache.
+"Ours" is a start with all programs in the cache, the "peer" one with an empty cache.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ MODELS = ["resnet20_cifar", "resnet110_cifar"]
 
 
 def main() -> None:
-    """Starts each network cold and warm, in turn."""
+    """Starts each network alternately cold and warm."""
     arguments = common.arguments(__doc__, rounds=3)
     ratios = []
     for model in MODELS:

@@ -1,5 +1,6 @@
-"""Ratios and their record, and the peer that they are taken against."""
+"""Ratios and their record, the peers that they are taken against, the trainer's bare step."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -10,16 +11,25 @@ import pytest
 import torch
 
 from resnet_jax import create_model
+from resnet_jax.runtime.devices import data_mesh, replicate, shard_batch
+from resnet_jax.training.config import TrainConfig
+from resnet_jax.training.experiment import train_iterator
 from tests import torch_twins
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts():
     """The benchmarks import each other as scripts do: from their own folder."""
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
+    sys.path.insert(0, str(BENCHMARKS))
     yield
-    sys.path.remove(folder)
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in BENCHMARKS.glob("*.py")))
+def test_scripts_find_what_they_import(name):
+    importlib.import_module(name)
 
 
 def test_ratio_is_taken_round_by_round():
@@ -47,6 +57,29 @@ def test_ratios_are_named_after_the_peers():
     contestants = {"flax": lambda: None, "ours": lambda: None, "torch": lambda: None}
     ratios = common.compare_in_turn("a", contestants, 1)
     assert [ratio.name for ratio in ratios] == ["a/flax", "a/torch"]
+
+
+def test_a_ratio_is_printed_as_soon_as_it_is_there(capsys):
+    import common
+
+    def measured():
+        for name in ("a", "b"):
+            yield common.compare(name, [common.Seconds(1)], [common.Seconds(1)])
+            assert f"| {name} | 1.00 s |" in capsys.readouterr().out
+
+    common.report(measured(), [], None)
+
+
+def test_the_bare_step_trains(resnet8):
+    import bare_step
+
+    config = TrainConfig(model=resnet8, batch_size=8, augmentation="none", num_steps=1)
+    experiment = bare_step.random_experiment(config, 16, 8, 3)
+    mesh = data_mesh(jax.devices()[:1])
+    state, step = bare_step.state_and_step(experiment, mesh)
+    batch = shard_batch(next(train_iterator(experiment)), mesh)
+    state, _ = step(replicate(state, mesh), batch)
+    assert (state.step, state.sums.count) == (1, 8)
 
 
 def test_what_was_not_measured_is_in_the_table_and_the_file(tmp_path, capsys):

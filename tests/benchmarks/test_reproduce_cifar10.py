@@ -16,7 +16,7 @@ from resnet_jax import data
 from resnet_jax.evaluation import Network
 from resnet_jax.interop.native import read_pixel_mean
 from resnet_jax.training import TrainConfig
-from resnet_jax.training.trained import TrainedRun
+from resnet_jax.training.restore import TrainedRun
 from tests import quick
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "reproduce_cifar10.py"
@@ -131,7 +131,7 @@ def test_what_is_shipped(script, tmp_path, monkeypatch):
     assert notes["test_error"] == "0.0860" and notes["validation_error"] == "0.0850"
     assert notes["configuration"] == "configs/cifar10_resnet20.py:45k, seed 1"
     assert "/home/me" not in str(notes)
-    with pytest.raises(SystemExit, match="no run of resnet56 has ended after 64000 steps"):
+    with pytest.raises(SystemExit, match="no run of resnet56 has finished 64000 steps"):
         script.ship("resnet56", tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_the_list_is_fitted_to_the_time(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", command)
     script.main()
     assert [run.net for run in trained] == ["resnet20", "plain20"]
-    assert "plain56-640-seed0: left out, it needs about 3 minutes" in capsys.readouterr().out
+    assert "plain56-640-seed0: skipped, it needs about 3 minutes" in capsys.readouterr().out
 
 
 def test_an_interrupt_is_left_to_the_training_which_saves(script, tmp_path, monkeypatch, capsys):
