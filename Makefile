@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test faults bench lint format typecheck clean
+.PHONY: help demo install test faults bench docs lint format typecheck clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,11 +20,14 @@ install: $(VENV)/.installed ## Make .venv and install the package in it
 test: $(VENV)/.installed-test ## Run all tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 15
 
-faults: $(VENV)/.installed-test ## Kill, damage, fill and confuse training runs (at most 20 minutes)
+faults: $(VENV)/.installed-test ## Kill, damage, fill and confuse training runs (some minutes)
 	@RESNET_JAX_FAULTS=full $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 15 tests/faults
 
 bench: $(VENV)/.installed-test ## Measure against the peers; results in benchmarks/results
 	@$(BIN)/python benchmarks/run.py
+
+docs: $(VENV)/.installed-docs ## Build the documentation's pages in build/docs; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: $(VENV)/.installed-dev ## Check style with ruff
 	@$(BIN)/ruff check
@@ -51,7 +54,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing resnet_jax (a few minutes the first time)"
-	@$(PIP) install --editable .
+	@$(PIP) install --editable '.[train]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
@@ -63,3 +66,8 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing resnet_jax and its development tools (a few minutes the first time)"
 	@$(PIP) install --editable '.[dev]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what the documentation is built with"
+	@$(PIP) install --editable '.[docs]'
+	@touch $@
