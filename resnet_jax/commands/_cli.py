@@ -150,6 +150,8 @@ def _silence_libraries() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)
     sys.unraisablehook = _show_unraisable
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    # After a failed save, tasks of Orbax that nobody awaits are logged with their tracebacks.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
