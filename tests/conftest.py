@@ -26,8 +26,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 # Calls with other shapes or types than the annotations say are errors.
-if os.environ.get("CHECKED"):
-    jaxtyping.install_import_hook("resnet_jax", f"{shapes.__name__}.checked")
+jaxtyping.install_import_hook("resnet_jax", f"{shapes.__name__}.checked")
 
 # An example may compile, so its time says nothing; a failure must come back on the next run.
 settings.register_profile("resnet_jax", deadline=None, derandomize=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.models.layers import Conv
 from resnet_jax.ops import STOCK, Kernels, stock
-from resnet_jax.ops.stock import AxisName, Source, per_channel
+from resnet_jax.ops.stock import AxisName, Source, Vector, per_channel
 
 
 class BatchNorm(nn.Module):
@@ -51,7 +52,7 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "*batch c"],
+        x: Float[Array | np.ndarray, "*batch c"],
         relu: bool = False,
         source: Source | None = None,
     ) -> Float[Array, "*batch c"]:
@@ -72,7 +73,7 @@ class BatchNorm(nn.Module):
         promoted = jnp.result_type(x.dtype, scale.dtype)
         dtype = promoted if self.dtype is None else self.dtype
         if self.use_running_average:
-            x = x.astype(jnp.promote_types(promoted, jnp.float32))
+            x = jnp.asarray(x, jnp.promote_types(promoted, jnp.float32))
             slope = per_channel(lax.rsqrt(running_var.value + self.epsilon) * scale, x)
             y = (x - per_channel(running_mean.value, x)) * slope + per_channel(bias, x)
             y = y.astype(dtype)
@@ -94,15 +95,15 @@ class BatchNorm(nn.Module):
             running_var.value = self._updated(running_var.value, var * (count / max(count - 1, 1)))
         return y
 
-    def _updated(self, old: Float[Array, " c"], new: Float[Array, " c"]) -> Float[Array, " c"]:
-        return ((1 - self.momentum) * old + self.momentum * new).astype(old.dtype)
+    def _updated(self, old: Vector, new: Float[Array, " c"]) -> Float[Array, " c"]:
+        return jnp.asarray((1 - self.momentum) * old + self.momentum * new, old.dtype)
 
 
 def normalized(
     norm: Callable[..., Array],
     x: Float[Array, "n h w c"],
     relu: bool = False,
-    source: tuple[Float[Array, "n h1 w1 b"], nn.Module] | None = None,
+    source: tuple[Float[Array | np.ndarray, "n h1 w1 b"], nn.Module] | None = None,
 ) -> Float[Array, "n h w c"]:
     """Returns `norm(x)`, with `relu` activated; a `BatchNorm` also uses `source` and fuses ReLU.
 

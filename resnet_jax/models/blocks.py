@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from resnet_jax.models.batch_norm import normalized
 from resnet_jax.ops import stock
+from resnet_jax.ops.stock import Images
 
 ModuleDef = Callable[..., Any]
 
@@ -36,7 +37,7 @@ class Shortcut(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 {self.features}"]:
+    def __call__(self, x: Images) -> Float[Array, "n h2 w2 {self.features}"]:
         """Returns the input in the shape of the block's output."""
         changes_shape = self.stride != 1 or x.shape[-1] != self.features
         if self.option == "C" or (self.option == "B" and changes_shape):
@@ -71,7 +72,7 @@ class BasicBlock(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 {self.width}"]:
+    def __call__(self, x: Images) -> Float[Array, "n h2 w2 {self.width}"]:
         """Returns the block's output, after the last activation."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
         y = normalized(self.norm(name="bn1"), y, relu=True)
@@ -110,7 +111,7 @@ class BottleneckBlock(nn.Module):
     stride_on_first: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 4*{self.width}"]:
+    def __call__(self, x: Images) -> Float[Array, "n h2 w2 4*{self.width}"]:
         """Returns the block's output, after the last activation."""
         inner = self.width * self.width_per_group // 64 * self.groups
         features = self.width * self.expansion

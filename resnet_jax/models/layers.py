@@ -1,14 +1,12 @@
 """Convolution with PyTorch's padding, and the max pool."""
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax.ops import STOCK, Kernels
-
-Images = Float[Array | np.ndarray, "n h w c"]
+from resnet_jax.ops.stock import Images
 
 # He initialisation by fan-out: it preserves the scale of the gradients across layers.
 kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -14,8 +14,9 @@ from resnet_jax.models.batch_norm import BatchNorm, normalized
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
 from resnet_jax.models.checks import check_fields
 from resnet_jax.models.images import check_images
-from resnet_jax.models.layers import Conv, Images, MaxPool
+from resnet_jax.models.layers import Conv, MaxPool
 from resnet_jax.ops import get_kernels
+from resnet_jax.ops.stock import Images
 
 # torch.nn.Linear's: uniform between -1 / sqrt(fan_in) and 1 / sqrt(fan_in).
 _head_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -13,13 +13,23 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from resnet_jax.ops import stock
-from resnet_jax.ops.stock import DIMENSIONS, AxisName, Convolved, Images, Kernel, Map, PerChannel
+from resnet_jax.ops.stock import (
+    DIMENSIONS,
+    Activations,
+    AxisName,
+    Convolved,
+    Images,
+    Kernel,
+    Map,
+    PerChannel,
+    Vector,
+)
 
 Inputs = Float[Array, "n h w b"]
 
 
 def conv(
-    x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1
+    x: Activations, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> Convolved:
     """Convolves as `stock.conv` does; a 7x7 kernel of few channels as 4x4 over blocks of pixels.
 
@@ -42,7 +52,7 @@ def conv(
 
 
 def batch_norm(
-    x: Images, *vectors: Array, relu: bool = False, source: Any = None, **options: Any
+    x: Images, *vectors: Vector, relu: bool = False, source: Any = None, **options: Any
 ) -> tuple[Array, ...]:
     """Normalises as `stock.batch_norm` does, with hand-written gradients of passes over maps.
 
@@ -53,7 +63,7 @@ def batch_norm(
     inputs: tuple[Array, ...] = ()
     moments, affine = partial(stock.moments, means=_means), _affine
     if source is not None and not relu and source[1].shape[2] < source[1].shape[3]:
-        inputs = source[0].astype(x.dtype), source[1][0, 0].astype(x.dtype)
+        inputs = jnp.asarray(source[0], x.dtype), jnp.asarray(source[1][0, 0], x.dtype)
         moments, affine = partial(_moments_of_product, *inputs), _affine_of_product
     options["affine"] = lambda dtype, relu, *own: affine(dtype, relu, *stock.alike(*inputs, *own))
     options["images"] = slice(1)  # A mean over one image needs no separate kernel.
@@ -104,7 +114,7 @@ _affine.defvjp(lambda *args: (stock.affine(*args), args[2:]), _affine_gradient)
 
 
 def _moments_of_product(
-    u: Inputs, kernel: Float[Array, "b c"], x: Images, shift: PerChannel, axis_name: AxisName
+    u: Inputs, kernel: Float[Array, "b c"], x: Activations, shift: PerChannel, axis_name: AxisName
 ) -> tuple[PerChannel, PerChannel]:
     """Computes `stock.moments` of x, the product of u and the kernel."""
     kernel = kernel.astype(x.dtype)
@@ -115,7 +125,7 @@ def _moments_of_product(
     return mean - shift, var
 
 
-def _sum_of_products(a: Inputs, b: Images, dtype: DTypeLike) -> Float[Array, "b c"]:
+def _sum_of_products(a: Inputs, b: Activations, dtype: DTypeLike) -> Float[Array, "b c"]:
     """Returns the sum over pixels of the outer products of two maps."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     return lax.dot_general(a, b, (((0,), (0,)), ((), ())), preferred_element_type=dtype)
@@ -139,13 +149,13 @@ _input_moments.defvjp(lambda dtype, u: (_input_moments(dtype, u), u), _input_mom
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _affine_of_product(
     dtype: DTypeLike, relu: bool, u: Inputs, kernel: Float[Array, "b c"], *arrays: Array
-) -> Images:
+) -> Activations:
     """Computes `stock.affine` of x, the product of u and the kernel, which receive its gradient."""
     return stock.affine(dtype, relu, *arrays)
 
 
 def _affine_of_product_gradient(
-    dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Images
+    dtype: DTypeLike, relu: bool, kept: tuple[Array, ...], g: Activations
 ) -> tuple[Array | None, ...]:
     u, kernel, shift, mean, slope = kept
     sum_g = jnp.sum(g.astype(shift.dtype), (0, 1, 2))

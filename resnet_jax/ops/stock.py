@@ -13,18 +13,19 @@ from jaxtyping import Array, Float
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 AxisName = str | tuple[str, ...] | None
-Images = Float[Array, "n h w c"]
+Images = Float[Array | np.ndarray, "n h w c"]
+Activations = Float[Array, "n h w c"]
 Kernel = Float[Array, "k k c_in o"]
 Convolved = Float[Array, "n h2 w2 o"]
 Pooled = Float[Array, "n h2 w2 c"]
 Map = Float[Array, "*batch c"]
 Vector = Float[Array | np.ndarray, " c"]
 PerChannel = Float[Array, "*ones c"]
-Source = tuple[Float[Array, "n h w b"], Float[Array, "1 1 b c"]]
+Source = tuple[Float[Array | np.ndarray, "n h w b"], Float[Array | np.ndarray, "1 1 b c"]]
 
 
 def conv(
-    x: Images, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1
+    x: Activations, kernel: Kernel, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> Convolved:
     """Convolves with a padding of `dilation * (k // 2)` on all sides."""
     pads = [(dilation * (kernel.shape[0] // 2),) * 2] * 2
@@ -90,7 +91,7 @@ def alike(*arrays: Array) -> tuple[Array, ...]:
 
 
 def batch_norm(
-    x: Map,
+    x: Float[Array | np.ndarray, "*batch c"],
     scale: Vector,
     bias: Vector,
     *,
@@ -118,7 +119,7 @@ def batch_norm(
     pixels = x[(images, *(slice(size // 2, size // 2 + 1) for size in x.shape[1:-1]))]
     pixels = lax.stop_gradient(pixels.astype(wide))
     shift = averaged(jnp.mean(pixels, range(x.ndim - 1), keepdims=True), axis_name)
-    x = x.astype(wide)  # Once, so that its gradient is summed before it is cast back.
+    x = jnp.asarray(x, wide)  # Once, so that its gradient is summed before it is cast back.
     mean, var = moments(x, shift, axis_name)
     slope = lax.rsqrt(var + epsilon) * per_channel(scale, x)
     y = affine(jnp.dtype(dtype), relu, x, shift, mean, slope, per_channel(bias, x))

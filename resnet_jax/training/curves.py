@@ -173,7 +173,7 @@ def _draw(
 def _spans_little(axes: "Axes") -> bool:
     """Whether the axis has room for numbers between the powers of ten."""
     low, high = axes.get_ylim()
-    return high / low < 200
+    return bool(high / low < 200)
 
 
 def _round_up(value: float) -> float:

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.models import ResNet
 from resnet_jax.runtime.devices import (
     data_mesh,
     enable_compilation_cache,
@@ -92,7 +91,7 @@ def train(
     check(experiment, mesh)
     initial = load_initial(
         config.init_from,
-        cast("ResNet", experiment.model),
+        experiment.model,
         experiment.image_shape[2],
         skip_head=config.skip_head,
         seed=config.seed,

@@ -204,7 +204,7 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     )
     after_warmup = SCHEDULES[config.schedule](given, length)
 
-    def schedule(count: Int[Array, ""]) -> Float[Array, ""]:
+    def schedule(count: int | Int[Array, ""]) -> Float[Array, ""]:
         count = jnp.asarray(count)
         rate = after_warmup(count)
         if warmup:
@@ -282,7 +282,7 @@ class LearningRate:
             stale=jnp.zeros((), jnp.int32),
         )
 
-    def __call__(self, count: Int[Array, ""], feedback: Feedback) -> Float[Array, ""]:
+    def __call__(self, count: int | Int[Array, ""], feedback: Feedback) -> Float[Array, ""]:
         """Returns the learning rate of the update after `count` updates."""
         rate = self.schedule(count) * feedback.scale
         if self.warmup_until_error is None:

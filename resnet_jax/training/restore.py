@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -229,7 +229,7 @@ def _map(tree: Any, function: Any) -> Any:
 
 
 def load_initial(
-    init_from: str | None, model: ResNet, channels: int, *, skip_head: bool, seed: int
+    init_from: str | None, model: nn.Module, channels: int, *, skip_head: bool, seed: int
 ) -> dict[str, Any] | None:
     """Returns the initial `{"params", "batch_stats"}` from a file or another run, or None.
 
@@ -248,13 +248,14 @@ def load_initial(
     """
     if init_from is None:
         return None
+    network = cast("ResNet", model)
     source, key = Path(init_from).expanduser(), jax.random.key(seed)
     if not source.exists():
         raise ConfigError(f"config.init_from={init_from} does not exist; check the path")
     if source.is_dir():
-        variables = _from_workdir(source, model, skip_head, key)
+        variables = _from_workdir(source, network, skip_head, key)
     else:
-        variables = read_weights(model, source, skip_head=skip_head, key=key)
+        variables = read_weights(network, source, skip_head=skip_head, key=key)
     expected = input_channels(variables)
     if channels != expected:
         raise ConfigError(

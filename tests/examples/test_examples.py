@@ -125,7 +125,8 @@ def test_own_loss_by_name(example):
     config = page.demo(loss="focal", batch_augmentation="mixup", train_split="train[:8]")
     experiment = training.open_experiment(config)
     assert experiment.loss is own_loss.focal
-    batch = {"image": experiment.train_source.images, "label": experiment.train_source.labels}
+    source = experiment.train_source
+    batch = {"image": jnp.asarray(source.images), "label": jnp.asarray(source.labels)}
     identity = data.make_normalization("none", 1)
     task = experiment.make_task()
     images, targets = task.inputs(identity, batch, jax.random.key(1), jnp.int32(0), 1)

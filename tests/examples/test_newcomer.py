@@ -4,6 +4,7 @@ Every command is one of docs/extending.md. A run of each is stopped, resumed, co
 with one that was not, and evaluated.
 """
 
+import importlib
 import json
 import operator
 import re
@@ -74,6 +75,7 @@ def shallow(monkeypatch):
     def build(**options):
         return ResNet(**options | {"stage_sizes": (1, 1, 1)})
 
+    importlib.import_module("resnet_jax.commands._subjects")  # Its annotations name the class.
     monkeypatch.setattr(models, "ResNet", build)
 
 

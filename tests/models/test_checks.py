@@ -7,6 +7,7 @@ import pytest
 from resnet_jax.models import BasicBlock, BottleneckBlock, ModelError, ResNet, create_model
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "fields, words",
     [
@@ -63,6 +64,7 @@ def test_right_fields(dtype):
     create_model("resnet18", 10, replace_stride_with_dilation=(False, False, False))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(32, 32, 3), (1, 2, 32, 32, 3), (2, 0, 32, 3), ()])
 def test_images_of_a_wrong_shape(shape):
     with pytest.raises(ModelError, match=r"\[n, h, w, c\]"):

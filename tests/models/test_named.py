@@ -112,6 +112,7 @@ def test_models_are_equal_if_their_options_are():
     assert hash(first) == hash(second)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "name, options, words",
     [

@@ -137,6 +137,7 @@ def test_table():
     assert len({len(line) for line in table}) == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("size", [0, -1, 2.5, True, "224", (224,), (224, 0)])
 def test_bad_sizes(size):
     with pytest.raises(ModelError, match="image_size must be one or two"):

@@ -53,7 +53,7 @@ def test_forward_mode_and_second_derivatives_of_stock():
     """Against differences of values and of gradients."""
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
-        x, x_dot = jnp.asarray(rng.permutation(2 * 2 * 5 * 6 * 3).reshape(2, 2, 5, 6, 3) / 100)
+        x, x_dot = rng.permutation(2 * 2 * 5 * 6 * 3).reshape(2, 2, 5, 6, 3) / 100
 
         def gradient(x):
             return jax.grad(lambda x: jnp.sum(jnp.sin(stock.max_pool(x))))(x)

@@ -5,12 +5,14 @@ import json
 import re
 import types
 from functools import partial
+from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.ops import stock
@@ -307,10 +309,13 @@ def test_the_step_of_several_that_diverged_is_named(tmp_path, monkeypatch):
     assert int(step.search(str(at_once.value))[1]) < 10
 
 
+def mesh_of(platform):
+    return mock.Mock(Mesh, devices=np.array([types.SimpleNamespace(platform=platform)]))
+
+
 def test_as_many_steps_at_once_as_fit_between_what_happens(monkeypatch):
     def count(platform="gpu", **changes):
-        device = types.SimpleNamespace(platform=platform)
-        mesh = types.SimpleNamespace(devices=np.array([device]))
+        mesh = mesh_of(platform)
         config = TrainConfig(log_every=100, eval_every=1000, checkpoint_every=500)
         return steps_at_once(dataclasses.replace(config, **changes), mesh)
 
@@ -323,8 +328,7 @@ def test_an_accelerator_keeps_the_images_if_they_are_not_too_many(monkeypatch):
     experiment = open_experiment(CONFIG)
 
     def kept(platform, **changes):
-        device = types.SimpleNamespace(platform=platform)
-        mesh = types.SimpleNamespace(devices=np.array([device]))
+        mesh = mesh_of(platform)
         config = dataclasses.replace(CONFIG, **changes)
         return resident_arrays(dataclasses.replace(experiment, config=config), mesh) is not None
 
