@@ -28,6 +28,10 @@ class DataError(InputError):
     """A data set, a split, an augmentation or a batch size that cannot be used."""
 
 
+class UnknownSplitError(DataError):
+    """A data set that has no split of a name."""
+
+
 class EvaluationError(InputError):
     """An evaluation that cannot be carried out."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax import data
-from resnet_jax.errors import UsageError
+from resnet_jax.errors import UnknownSplitError, UsageError
 from resnet_jax.evaluation import Network, training_images
 from resnet_jax.interop import files, load_model, read_weights
 from resnet_jax.interop.keras import KERAS_ENDINGS
@@ -159,7 +159,7 @@ def from_weights(
         else:
             model = create_model(model_name, source.num_classes, kernels="auto")
             variables = read_weights(model, path)
-        channels = input_channels(variables)
+        channels = input_channels(model, variables)
         whole = data.eval_transform("none", channels=channels)
         transform = images.transform(whole if is_one_size else images.crop(channels))
         first_images = partial(_first_images, images, train_split, transform)
@@ -223,9 +223,8 @@ def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.S
     for name in _EVALUATION_SPLITS:
         try:
             return data.open_source(dataset, name, data_dir)
-        except data.DataError as error:
-            if "no split" not in str(error):
-                raise
+        except UnknownSplitError:
+            continue
     raise UsageError(
         f"{dataset!r} has none of the splits {', '.join(_EVALUATION_SPLITS)}; give --split"
     )

@@ -129,7 +129,7 @@ def _from_weights(arguments: argparse.Namespace) -> _Subject:
         num_classes = arguments.num_classes or usual_num_classes(arguments.model)
         model = create_model(arguments.model, num_classes, kernels="auto")
         variables = read_weights(model, path)
-    channels = input_channels(variables)
+    channels = input_channels(model, variables)
     preprocess = arguments.preprocess or usual_preprocess(path, model)
     mean = read_pixel_mean(path) if data.needs_pixel_mean(preprocess) else None
     if mean is None and data.needs_pixel_mean(preprocess):

@@ -51,7 +51,7 @@ def export(
         raise WeightsError(str(error)) from error
     fitted = layout.fit(model, layout.OURS, layout.flatten(variables), "the variables")
     constants = layout.to_variables(fitted)
-    channels = input_channels(constants)
+    channels = input_channels(model, constants)
 
     portable = model.clone(kernels="stock")
 

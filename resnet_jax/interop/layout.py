@@ -13,12 +13,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from resnet_jax.errors import WeightsError
 from resnet_jax.models import BottleneckBlock, ResNet, create_model, list_models
-from resnet_jax.models.images import input_channels
+from resnet_jax.models.images import input_channels, stem_kernel
 
 # The path of a variable, such as ("params", "stem", "conv", "kernel").
 VariablePath = tuple[str, ...]
 
-_STEM_KERNEL: VariablePath = ("params", "stem", "conv", "kernel")
 _HEAD_KERNEL: VariablePath = ("params", "head", "kernel")
 
 # The intended length of a mismatch's line, and the number of entries that it always names in full.
@@ -170,7 +169,7 @@ def with_new_head(
     model: ResNet, variables: dict[str, Any], key: PRNGKeyArray | None
 ) -> dict[str, Any]:
     """Returns the variables with the head of `model.init(key, images)`; None is key 0."""
-    channels = input_channels(variables)
+    channels = input_channels(model, variables)
 
     def head(key: PRNGKeyArray) -> dict[str, Array]:
         return _init(model, channels, key)["params"]["head"]
@@ -193,17 +192,9 @@ def _kernels(shapes: Mapping[VariablePath, tuple[int, ...]]) -> dict[VariablePat
 
 
 def _num_channels(model: ResNet, naming: Naming, entries: Mapping[str, Any]) -> int:
-    """The channels of the images, by the kernel of the stem's first convolution; 3 without it."""
-    first = _STEM_KERNEL if isinstance(model.stem, str) else _first_kernel(model)
-    shape = naming.shape_in_ours(entries, first)
+    """Returns the channels of the images, by the stem's first kernel; 3 without it."""
+    shape = naming.shape_in_ours(entries, ("params", *stem_kernel(model)))
     return (shape[2] if len(shape) == 4 else 0) or 3
-
-
-def _first_kernel(model: ResNet) -> VariablePath:
-    # In the order in which the stem is called, which differs from that of names.
-    tree = jax.eval_shape(lambda: _init(model, 3, jax.random.key(0)))["params"]["stem"]
-    path = next(path for path, leaf in traverse_util.flatten_dict(tree).items() if leaf.ndim == 4)
-    return ("params", "stem", *path)
 
 
 def _to_numpy(value: Any) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from resnet_jax.models.batch_norm import BatchNorm, normalized
 from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, ModuleDef, Shortcut
 from resnet_jax.models.checks import check_fields
-from resnet_jax.models.images import check_images
+from resnet_jax.models.images import check_images, input_channels
 from resnet_jax.models.layers import Conv, MaxPool
 from resnet_jax.ops import get_kernels
 from resnet_jax.ops.stock import Images
@@ -183,7 +183,9 @@ class ResNet(nn.Module):
 
         "stem" is the activated map before the max pool. The arguments are those of `__call__`.
         """
-        check_images(self.variables.get("params", {}), images)
+        params = self.variables.get("params", {})
+        known = isinstance(self.stem, str) and "stem" in params
+        check_images(images, input_channels(self, self.variables) if known else None)
         kernels = get_kernels(self.kernels)
         conv = partial(Conv, use_bias=self.folded, dtype=self.dtype, kernels=kernels)
         norm = partial(

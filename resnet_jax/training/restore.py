@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ class TrainedRun:
       step: number of updates before the checkpoint.
       network: the model, its variables (the averages, if the run keeps them) and its normalisation.
       channels: channels of the network's input.
-      parts: the parts that were handed in, as `Experiment.handed_in`.
+      parts: the parts that were handed in, as `Experiment.recorded`.
     """
 
     workdir: Path
@@ -95,11 +95,11 @@ def open_run(
     state = _read_state(workdir / "checkpoints" / str(step))
     variables = state["average"] or {name: state[name] for name in ("params", "batch_stats")}
     known = read_dataset(workdir)
-    channels = _channels(config, known, variables)
     if model is None:
         # These options matter only in training.
         plain = dataclasses.replace(config, batch_norm="local", remat=False, num_classes=None)
         model = make_model(plain, _num_classes(config, known, variables))
+    channels = _channels(config, known, parts, model, variables)
     if normalization is None:
         unknown_mean = np.zeros((1, 1, channels))
         normalization = data.make_normalization(config.preprocess, channels, unknown_mean)
@@ -108,11 +108,17 @@ def open_run(
     return TrainedRun(workdir, config, step, network, channels, parts)
 
 
-def _channels(config: TrainConfig, known: Mapping[str, Any], variables: Mapping[str, Any]) -> int:
+def _channels(
+    config: TrainConfig,
+    known: Mapping[str, Any],
+    parts: Mapping[str, str],
+    model: nn.Module,
+    variables: Mapping[str, Any],
+) -> int:
     """Returns the channels of a run's network input; older runs have no `dataset.json`."""
-    if config.channels or not known:
-        return config.channels or input_channels(variables)
-    return int(known["eval"]["image_shape"][2])
+    if "eval_transform" in parts or not known:
+        return input_channels(model, variables)
+    return config.channels or int(known["eval"]["image_shape"][2])
 
 
 def _num_classes(
@@ -242,21 +248,22 @@ def load_initial(
       seed: the run's seed.
 
     Raises:
-      ConfigError: the file is missing, the work directory has no checkpoint, or the weights are for
-        images with other channels.
+      ConfigError: the model is not a `ResNet`, the file is missing, the work directory has no
+        checkpoint, or the weights are for images with other channels.
       WeightsError: the weights do not fit the model.
     """
     if init_from is None:
         return None
-    network = cast("ResNet", model)
+    if not isinstance(model, ResNet):
+        raise ConfigError("config.init_from needs a ResNet; load other weights in your own model")
     source, key = Path(init_from).expanduser(), jax.random.key(seed)
     if not source.exists():
         raise ConfigError(f"config.init_from={init_from} does not exist; check the path")
     if source.is_dir():
-        variables = _from_workdir(source, network, skip_head, key)
+        variables = _from_workdir(source, model, skip_head, key)
     else:
-        variables = read_weights(network, source, skip_head=skip_head, key=key)
-    expected = input_channels(variables)
+        variables = read_weights(model, source, skip_head=skip_head, key=key)
+    expected = input_channels(model, variables)
     if channels != expected:
         raise ConfigError(
             f"config.init_from needs images with {expected} channels, not {channels}; "

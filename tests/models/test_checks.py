@@ -1,10 +1,20 @@
 """Fields and images that a network refuses, each with a line that says what to do."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
-from resnet_jax.models import BasicBlock, BottleneckBlock, ModelError, ResNet, create_model
+from resnet_jax.models import (
+    BasicBlock,
+    BottleneckBlock,
+    ModelError,
+    ResNet,
+    create_model,
+    input_channels,
+)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -77,3 +87,25 @@ def test_images_of_other_channels_than_the_model_has():
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     with pytest.raises(ModelError, match="images have 3 channels but the model takes 1; "):
         jax.eval_shape(model.apply, variables, jnp.zeros((1, 8, 8, 3)))
+
+
+class Reversed(nn.Module):
+    """A stem whose layers are not called in the order of their names."""
+
+    conv: Any
+    norm: Any
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.norm(name="zwei_norm")(self.conv(5, 3, 1, name="zwei")(x))
+        return self.norm(name="eins_norm")(self.conv(self.features, 3, 1, name="eins")(x))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_channels_of_a_stem_of_ones_own(channels):
+    model = ResNet((1,), BasicBlock, 5, (4,), stem=Reversed)
+    images = jnp.zeros((1, 8, 8, channels))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    assert input_channels(model, variables) == channels
+    assert jax.eval_shape(model.apply, variables, images).shape == (1, 5)

@@ -14,7 +14,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from resnet_jax.data.sources.base import ArraySource, BadImageError, Example, read_into_memory
-from resnet_jax.errors import DataError, did_you_mean
+from resnet_jax.errors import DataError, UnknownSplitError, did_you_mean
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Extensions of image files, in any case, as in torchvision's `ImageFolder`."""
@@ -113,7 +113,7 @@ def open_folder(
     class_names: tuple[str, ...] = ()
     for name in dict.fromkeys(part.split("[")[0].strip() for part in split.split("+")):
         if name not in splits:
-            raise DataError(
+            raise UnknownSplitError(
                 f"no split {name!r} in folder {folder!r}{did_you_mean(name, splits)}; choose from "
                 f"{', '.join(splits)}, slices and sums of them such as 'train[:90%]'"
             )
@@ -206,7 +206,7 @@ def _select(
         parts = instruction.to_absolute(tfds_splits.SplitDict(infos))
     except (KeyError, ValueError, AssertionError) as error:
         there = ", ".join(f"{name} ({len(images)} images)" for name, images in listed.items())
-        raise DataError(
+        raise UnknownSplitError(
             f"no split {spec!r} in folder {folder!r} with {there}; give splits, slices and sums "
             "of them such as 'train[:90%]'"
         ) from error

@@ -24,7 +24,7 @@ from resnet_jax.data.sources.base import (
 )
 from resnet_jax.data.sources.folders import is_folder, open_folder
 from resnet_jax.data.sources.metadata import check_features, check_files
-from resnet_jax.errors import DataError, did_you_mean
+from resnet_jax.errors import DataError, UnknownSplitError, did_you_mean
 from resnet_jax.registry import Registry
 
 BUNDLED_DIR = Path(__file__).parents[1] / "bundled"
@@ -148,7 +148,7 @@ def open_source(
         num_examples = splits[split].num_examples
     except (KeyError, ValueError) as error:
         there = ", ".join(f"{name} ({splits[name].num_examples} images)" for name in splits)
-        raise DataError(
+        raise UnknownSplitError(
             f"no split {split!r} in {dataset!r}{did_you_mean(split, splits)}; choose from {there}, "
             "slices and sums of them such as 'train[:90%]'"
         ) from error
