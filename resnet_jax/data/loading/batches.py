@@ -259,7 +259,7 @@ class _TrainBatch:
         )
         batch: Batch = {"image": images, "label": labels}
         if self.on_bad_image == "skip":
-            batch["bad_images"] = tuple(str(error) for error in bad.values())
+            batch["bad_images"] = tuple(error.description for error in bad.values())
         return batch
 
     def draw(self, step: int) -> dict[str, np.ndarray]:

@@ -51,7 +51,7 @@ class TrainIterator(Iterator[Any]):
             self.bad_images += 1
             if message not in self._named and len(self._named) < _MAX_NAMED:
                 self._named.add(message)
-                _logger.warning("%s; the next one replaces it", message.partition("; repair")[0])
+                _logger.warning("%s; the next one replaces it", message)
         return batch
 
     def get_state(self) -> dict[str, int]:

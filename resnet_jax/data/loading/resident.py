@@ -19,8 +19,11 @@ from resnet_jax.data.transforms.named import AsIs, PadCropMirror
 
 
 def can_be_resident(source: Source, transform: Transform) -> bool:
-    """Whether the source holds arrays and the transform keeps the images' size."""
-    return isinstance(source, ArraySource) and isinstance(transform, AsIs)
+    """Whether the source holds arrays, and `cut` can do what the transform does.
+
+    A transform of one's own may do more than the class that it derives from.
+    """
+    return isinstance(source, ArraySource) and type(transform) in (AsIs, PadCropMirror)
 
 
 def resident_arrays(

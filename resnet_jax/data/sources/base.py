@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from resnet_jax.data.images.decode import decode_image
-from resnet_jax.errors import DataError
+from resnet_jax.errors import DataError, one_line
 
 
 class Example(TypedDict):
@@ -110,9 +110,11 @@ class BadImageError(DataError):
     """An image that cannot be decoded or does not match its data set's description.
 
     Attributes:
+      description: which image it is and why it cannot be used, without the remedy.
       other_shape: whether it can be decoded but has a different shape.
     """
 
+    description: str = ""
     other_shape: bool = False
 
 
@@ -120,10 +122,11 @@ def broken_image(source: Source, index: int, reason: object) -> BadImageError:
     """Returns the error for an image that cannot be used; it names the index and the file."""
     describe = getattr(source, "describe", None)
     name = f" ({describe(index)})" if describe and describe(index) else ""
-    return BadImageError(
-        f"image {index}{name} of split {source.split!r} of {source.name!r} cannot be used "
-        f"({reason}); repair the data set, or set on_bad_image='skip'"
-    )
+    split = f"split {source.split!r} of {source.name!r}"
+    description = f"image {index}{name} of {split} cannot be used ({reason})"
+    error = BadImageError(f"{description}; repair the data set, or set on_bad_image='skip'")
+    error.description = one_line(description, error.max_length)
+    return error
 
 
 def read_into_memory(

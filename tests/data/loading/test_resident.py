@@ -53,9 +53,17 @@ def test_batches_are_those_of_the_host(transform, channels):
             assert pixels.dtype == np.uint8 and label.dtype == np.int32
 
 
+class Darker(PadCropMirror):
+    """A transform of one's own, which does more than a device would."""
+
+    def batch(self, images, uniforms):
+        return super().batch(images, uniforms) // 2
+
+
 def test_what_cannot_be_kept():
     source = make_source()
     assert resident_arrays(source, RandomResizedCrop(image_size=4)) is None
+    assert resident_arrays(source, Darker()) is None
 
     class Files(list):
         name = split = ""
