@@ -92,12 +92,11 @@ def import_parts(module: str) -> None:
             importlib.import_module(module)
             return
         folder, name = str(path.resolve().parent), path.stem
-        loaded = sys.modules.get(name)
-        if loaded is not None:
-            if Path(getattr(loaded, "__file__", None) or "").resolve() == path.resolve():
-                return
+        if folder not in sys.path:
+            sys.path.append(folder)  # At the end: its other files must not hide modules.
+        found = importlib.util.find_spec(name)
+        if found is None or Path(found.origin or "").resolve() != path.resolve():
             raise UsageError(f"{module} has the name of another module, {name}; rename the file")
-        sys.path.insert(0, folder)
         importlib.import_module(name)
     except InputError:
         raise

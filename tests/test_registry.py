@@ -21,8 +21,13 @@ def animals():
 
 @pytest.fixture(autouse=True)
 def path(monkeypatch):
+    """Forgets what a test imports."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    for name in ("my_parts", "my_other_file", "colorsys"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in ("my_parts", "my_other_file", "colorsys"):
+        sys.modules.pop(name, None)
 
 
 def test_a_name_stands_for_its_function(animals):
@@ -56,7 +61,6 @@ def test_a_file_is_run_once_and_found_again_by_its_name(tmp_path):
 def test_files_beside_it_hide_no_module(tmp_path):
     (tmp_path / "my_parts.py").write_text("import colorsys\nfound = colorsys.rgb_to_hsv\n")
     (tmp_path / "colorsys.py").write_text("")
-    sys.modules.pop("colorsys", None)
     import_parts(str(tmp_path / "my_parts.py"))
 
 
