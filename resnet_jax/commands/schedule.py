@@ -52,8 +52,7 @@ def main(argv: list[str]) -> None:
     import numpy as np
 
     from resnet_jax.training.config import lengths
-    from resnet_jax.training.experiment import training_size
-    from resnet_jax.training.optimizer import make_learning_rate
+    from resnet_jax.training.optimizer import make_learning_rate, training_size
 
     size = values["train_size"].value or training_size(config)
     num_steps, _ = lengths(config, size)

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 def describe_keys() -> str:
     """Returns a text of all configuration keys with their defaults and meanings."""
     paragraphs = []
-    described: dict[str, Any] = getattr(TrainConfig, "__pydantic_fields__")  # noqa: B009
+    described: dict[str, Any] = vars(TrainConfig)["__pydantic_fields__"]
     for field in dataclasses.fields(TrainConfig):
         default = {} if field.default is dataclasses.MISSING else field.default
         description = described[field.name].description or ""

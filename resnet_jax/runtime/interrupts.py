@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from types import FrameType, TracebackType
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import jax
 
@@ -50,7 +50,7 @@ class Stop:
         self.signal: int | None = None
         self._requested: str | None = None
         self._end = time.monotonic() + parse_duration(stop_after) if stop_after else None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def asked(self) -> bool:
         """Whether the run must save its state and end."""
@@ -87,19 +87,14 @@ class Stop:
             self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             # A notebook's kernel must survive: there the handler from before takes over.
             is_notebook = "ipykernel" in sys.modules
-            signal.signal(number, self._before[number] if is_notebook else signal.SIG_DFL)  # type: ignore[arg-type]
+            signal.signal(number, self._before[number] if is_notebook else signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = number

@@ -1,7 +1,6 @@
 """Traces of some steps, for TensorBoard and Perfetto."""
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -38,12 +37,7 @@ class Profile:
             self._begin()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._tracing:
             self._end()
 

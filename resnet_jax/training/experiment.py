@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
@@ -45,8 +44,6 @@ MAX_RESIDENT_BYTES = 2**30
 MAX_STEPS_AT_ONCE = 50
 """Maximum number of steps in one dispatch; a signal takes effect after them."""
 
-_LENGTHS = ("num_steps", "batch_size", "eval_batch_size")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -68,8 +65,6 @@ class Experiment:
         `optax.lamb`; or a transformation, which has its own learning rate.
       schedule: the learning rate as a function of the number of completed updates.
       num_steps: length of the run.
-      batch_size: images per step, over all devices.
-      eval_batch_size: images per evaluation step; rounded up to a multiple of the device count.
       handed_in: name of each part not made from the configuration → its description.
     """
 
@@ -86,8 +81,6 @@ class Experiment:
     optimizer: Optimizer
     schedule: optax.Schedule
     num_steps: int
-    batch_size: int
-    eval_batch_size: int
     handed_in: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def replace(self, **parts: Any) -> Experiment:
@@ -104,8 +97,8 @@ class Experiment:
             raise ConfigError(
                 f"an experiment has no part {unknown[0]!r}; choose from {', '.join(sorted(names))}"
             )
-        named = {name: describe(part) for name, part in parts.items() if name not in _LENGTHS}
-        handed_in = {**self.handed_in, **named}
+        named = {name: describe(part) for name, part in parts.items()}
+        handed_in = dict(sorted({**self.handed_in, **named}.items()))
         if "train_source" in parts:
             size = len(parts["train_source"])
             derived = {
@@ -114,7 +107,7 @@ class Experiment:
             }
             kept = {name: part for name, part in derived.items() if name not in handed_in}
             parts = {**kept, **parts}
-        return dataclasses.replace(self, **parts, handed_in=dict(sorted(handed_in.items())))
+        return dataclasses.replace(self, **parts, handed_in=handed_in)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -125,6 +118,11 @@ class Experiment:
     def learning_rate(self) -> LearningRate:
         """The learning rate of each step."""
         return make_learning_rate(self.config, len(self.train_source), self.schedule)
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """The parts handed in that a resumed run must have again: all but its length."""
+        return {name: part for name, part in self.handed_in.items() if name != "num_steps"}
 
     def make_task(self) -> Task:
         """Returns the task of these parts."""
@@ -189,8 +187,6 @@ def open_experiment(config: ConfigDict | TrainConfig, **parts: Any) -> Experimen
         optimizer=make_optimizer(config),
         schedule=make_schedule(config, len(train_source)),
         num_steps=num_steps,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size or config.batch_size,
     )
     return made.replace(**parts) if parts else made
 
@@ -256,10 +252,11 @@ def check(experiment: Experiment, mesh: Mesh) -> None:
     Raises:
       ConfigError, DataError: they do not; the message names the mismatch.
     """
-    config, share = experiment.config, experiment.batch_size // mesh.size
-    if experiment.batch_size % mesh.size:
+    config = experiment.config
+    share = config.batch_size // mesh.size
+    if config.batch_size % mesh.size:
         raise ConfigError(
-            f"config.batch_size={experiment.batch_size} does not divide over {mesh.size} devices; "
+            f"config.batch_size={config.batch_size} does not divide over {mesh.size} devices; "
             f"make it a multiple of {mesh.size}"
         )
     if share % config.accumulate_steps:
@@ -358,7 +355,7 @@ def train_iterator(experiment: Experiment, pixels: bool = True) -> data.TrainIte
     dataset = data.train_batches(
         experiment.train_source,
         experiment.train_transform,
-        batch_size=experiment.batch_size,
+        batch_size=config.batch_size,
         seed=config.seed,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
@@ -372,36 +369,13 @@ def train_iterator(experiment: Experiment, pixels: bool = True) -> data.TrainIte
 
 def eval_batches(experiment: Experiment, mesh: Mesh) -> data.EvalBatches:
     """Returns this host's share of the evaluation split, each image once."""
+    config = experiment.config
+    batch_size = config.eval_batch_size or config.batch_size
     return data.eval_batches(
         experiment.eval_source,
         experiment.eval_transform,
-        batch_size=-(-experiment.eval_batch_size // mesh.size) * mesh.size,
+        batch_size=-(-batch_size // mesh.size) * mesh.size,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
-        on_bad_image=experiment.config.on_bad_image,
+        on_bad_image=config.on_bad_image,
     )
-
-
-def learning_rate(
-    config: ConfigDict | TrainConfig, step: int, train_size: int | None = None
-) -> float:
-    """Returns the learning rate of a step of a run, before any adjustment by errors.
-
-    Args:
-      config: the recipe.
-      step: the step, counted from 1.
-      train_size: images in the training split; by default read from it if lengths are in epochs.
-    """
-    config = resolve(config) if isinstance(config, ConfigDict) else config
-    if train_size is None:
-        train_size = training_size(config)
-    rate = make_learning_rate(config, train_size)
-    return float(rate(jnp.int32(step - 1), rate.start()))
-
-
-def training_size(config: TrainConfig) -> int:
-    """Returns the number of training images if a length is given in epochs, else 1."""
-    epochs = (config.num_epochs, config.warmup_epochs, config.schedule_epochs)
-    if not any(epochs):
-        return 1
-    return len(data.open_source(config.dataset, config.train_split, config.data_dir))

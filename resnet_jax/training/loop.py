@@ -38,7 +38,7 @@ from resnet_jax.training.experiment import (
     steps_at_once,
     train_iterator,
 )
-from resnet_jax.training.optimizer import unfitted_schedule
+from resnet_jax.training.optimizer import of_parts, unfitted_schedule
 from resnet_jax.training.records import RunRecords, read_metrics
 from resnet_jax.training.report import Diverged, Observers, Report, RunStart
 from resnet_jax.training.restore import load_initial
@@ -97,7 +97,7 @@ def train(
         seed=config.seed,
     )
     with (
-        open_workdir(workdir, config, experiment.handed_in) as notices,
+        open_workdir(workdir, config, experiment.recorded) as notices,
         watched_hosts(workdir),
         Stop(config.stop_after) as stop,
     ):
@@ -147,12 +147,13 @@ class _Run:
         self._workdir, self._mesh, self._initial = workdir, mesh, initial
         self._stop, self._observers, self._started = stop, observers, started
         self._learning_rate = experiment.learning_rate
+        self._optimizer = of_parts(experiment.optimizer, self._config.train_parts)
         arrays = resident_arrays(experiment, mesh)
         self._resident: tuple[Any, ...] = replicate(arrays, mesh) if arrays else ()
         self._steps_at_once = steps_at_once(self._config, mesh) if arrays else 1
         self._train_step = make_train_step(
             self.task,
-            experiment.optimizer,
+            self._optimizer,
             self._learning_rate,
             mesh,
             accumulate_steps=self._config.accumulate_steps,
@@ -257,14 +258,14 @@ class _Run:
             self._observers,
             self._mesh,
             log_every=self._config.log_every,
-            batch_size=self._experiment.batch_size,
+            batch_size=self._config.batch_size,
             started=self._started,
         )
 
     def _first_state(self) -> TrainState:
         state = create_state(
             self.task,
-            self._experiment.optimizer,
+            self._optimizer,
             self._learning_rate,
             initial_normalization(self._experiment),
             self._experiment.image_shape,
@@ -280,8 +281,9 @@ class _Run:
         state = state.replace(normalization=replicate(normalization, self._mesh))
         notices = []
         if "schedule" not in self._experiment.handed_in:
-            train_size = len(self._experiment.train_source)
-            notices = unfitted_schedule(self._config, train_size)
+            notices = unfitted_schedule(
+                self._config, len(self._experiment.train_source), self._experiment.num_steps
+            )
         return self._lower_learning_rate(state, 0), notices
 
     def _restored(

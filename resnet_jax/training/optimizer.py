@@ -1,7 +1,8 @@
 """Optimisers, and the learning rate of each step: schedule, warm-up, plateau and rollbacks."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -10,11 +11,13 @@ import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
 
+from resnet_jax import data
 from resnet_jax.errors import ConfigError, one_line
 from resnet_jax.models import train_only
 from resnet_jax.registry import Registry
-from resnet_jax.training.config import TrainConfig, in_steps, lengths
+from resnet_jax.training.config import TrainConfig, in_steps, lengths, resolve
 
 Optimizer: TypeAlias = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 """A function of the learning rate, which the step calls for each update, or a transformation that
@@ -55,24 +58,14 @@ def _sgd(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransfo
     )
 
 
-@register_optimizer("adamw")
-def _adamw(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.adamw(
-        schedule,
-        weight_decay=config.weight_decay,
-        mask=_decayed(config),
-        **config.optimizer_options,
-    )
+def _decoupled(make: Callable[..., Any], config: TrainConfig, schedule: optax.Schedule) -> Any:
+    """An optimiser of optax's whose weight decay is not a part of the gradient."""
+    decay = {"weight_decay": config.weight_decay, "mask": _decayed(config)}
+    return make(schedule, **decay, **config.optimizer_options)
 
 
-@register_optimizer("lamb")
-def _lamb(config: TrainConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    return optax.lamb(
-        schedule,
-        weight_decay=config.weight_decay,
-        mask=_decayed(config),
-        **config.optimizer_options,
-    )
+register_optimizer("adamw")(partial(_decoupled, optax.adamw))
+register_optimizer("lamb")(partial(_decoupled, optax.lamb))
 
 
 @register_optimizer("lars")
@@ -110,18 +103,14 @@ def kernels(params: Any) -> Any:
 def make_optimizer(config: TrainConfig) -> Callable[[Any], optax.GradientTransformation]:
     """Returns the optimiser that a configuration names, as a function of the learning rate.
 
-    With `config.train_parts` the other parts of the network stay unchanged.
-
     Raises:
       ConfigError: the optimiser is unknown or does not accept the options.
     """
     make = OPTIMIZERS[config.optimizer]
 
     def optimizer(learning_rate: Any) -> optax.GradientTransformation:
-        transformation = make(config, lambda _: learning_rate)
-        return (
-            train_only(transformation, config.train_parts) if config.train_parts else transformation
-        )
+        made: optax.GradientTransformation = make(config, lambda _: learning_rate)
+        return made
 
     try:
         optimizer(0.0)
@@ -131,6 +120,15 @@ def make_optimizer(config: TrainConfig) -> Callable[[Any], optax.GradientTransfo
             f"{dict(config.optimizer_options)} ({one_line(str(error), 100)})"
         ) from error
     return optimizer
+
+
+def of_parts(optimizer: Optimizer, parts: Sequence[str]) -> Optimizer:
+    """Returns an optimiser of these parts of a network alone, `config.train_parts`; all if none."""
+    if not parts:
+        return optimizer
+    if callable(optimizer):
+        return lambda learning_rate: train_only(optimizer(learning_rate), parts)
+    return train_only(optimizer, parts)
 
 
 def transformation(optimizer: Optimizer, learning_rate: Any = 0.0) -> optax.GradientTransformation:
@@ -214,14 +212,15 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     return schedule
 
 
-def unfitted_schedule(config: TrainConfig, train_size: int) -> list[str]:
+def unfitted_schedule(config: TrainConfig, train_size: int, run: int) -> list[str]:
     """Returns a notice if the schedule's length differs from the run's.
 
     Args:
       config: the run's configuration.
       train_size: images in the training split, for lengths in epochs.
+      run: length of the run in steps.
     """
-    run, length = lengths(config, train_size)
+    _, length = lengths(config, train_size)
     if config.schedule == "step":
         fits = run > config.boundaries[-1]
     else:
@@ -330,3 +329,28 @@ def make_learning_rate(
         config.plateau_patience if config.schedule == "plateau" else None,
         config.decay_factor,
     )
+
+
+def learning_rate(
+    config: ConfigDict | TrainConfig, step: int, train_size: int | None = None
+) -> float:
+    """Returns the learning rate of a step of a run, before any adjustment by errors.
+
+    Args:
+      config: the recipe.
+      step: the step, counted from 1.
+      train_size: images in the training split; by default read from it if lengths are in epochs.
+    """
+    config = resolve(config) if isinstance(config, ConfigDict) else config
+    if train_size is None:
+        train_size = training_size(config)
+    rate = make_learning_rate(config, train_size)
+    return float(rate(jnp.int32(step - 1), rate.start()))
+
+
+def training_size(config: TrainConfig) -> int:
+    """Returns the number of training images if a length is given in epochs, else 1."""
+    epochs = (config.num_epochs, config.warmup_epochs, config.schedule_epochs)
+    if not any(epochs):
+        return 1
+    return len(data.open_source(config.dataset, config.train_split, config.data_dir))

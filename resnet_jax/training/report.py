@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -71,14 +70,14 @@ class Observers:
 
     def __init__(self, observers: Sequence[Any], stop: Stop) -> None:
         self.failure: Exception | None = None
-        self._observers = observers if jax.process_index() == 0 else ()
+        self._observers = list(observers) if jax.process_index() == 0 else []
         self._stop = stop
 
     def call(self, event: str, *arguments: Any) -> None:
         """Calls a method on all observers that have it."""
-        for observer in self._observers:
+        for observer in list(self._observers):
             method = getattr(observer, event, None)
-            if method is None or self.failure is not None:
+            if method is None:
                 continue
             name = type(observer).__name__
             try:
@@ -86,7 +85,8 @@ class Observers:
                     self._stop.request(f"{name} ended the run")
             except Exception as error:
                 error.add_note(f"raised by {name}.{event}; the run's state is saved")
-                self.failure = error
+                self.failure = self.failure or error
+                self._observers.remove(observer)
                 self._stop.request(f"{name}.{event} raised {type(error).__name__}")
 
 
@@ -203,10 +203,7 @@ class Report:
           Diverged: one of the steps so far diverged.
         """
         while self._arriving:
-            interval = self._arriving.popleft()
-            jax.block_until_ready(interval.sums)
-            self._note_done(interval.step)
-            self._write_interval(interval)
+            self._write_interval(self._arriving.popleft())
         self._check(self._step, self._steps)
 
     def restart_clock(self, step: int) -> None:
@@ -227,12 +224,7 @@ class Report:
     def __enter__(self) -> "Report":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         if error is None:
             self.flush()
         for record in reversed(self._records):
@@ -241,17 +233,16 @@ class Report:
     def _note_done(self, step: int) -> None:
         if step > self._done[-1][0]:
             self._done.append((step, time.monotonic()))
-
-    def _speed(self, steps: int) -> tuple[int, float]:
-        """Returns the number of steps and the seconds between two observed completions.
-
-        They are the latest one, and the latest at least `steps` steps before it. The time between
-        two lines would be wrong: the sums of two intervals often arrive together.
-        """
-        last, end = self._done[-1]
-        while len(self._done) > 1 and self._done[1][0] <= last - steps:
+        while len(self._done) > 1 and self._done[1][0] <= step - self._log_every:
             self._done.popleft()
-        first, begin = self._done[0]
+
+    def _speed(self) -> tuple[int, float]:
+        """Returns steps and seconds between two observations of the devices' progress.
+
+        They are the last observation, and the last one that is at least `log_every` steps earlier.
+        The time between two lines would mislead, since two intervals often arrive together.
+        """
+        (first, begin), (last, end) = self._done[0], self._done[-1]
         return last - first, end - begin
 
     def _write_interval(self, interval: _Interval) -> None:
@@ -263,7 +254,7 @@ class Report:
             values["learning_rate"] = float(np.ravel(interval.steps[-1]["learning_rate"])[-1])
         if interval.bad_images:
             values["bad_images"] = interval.bad_images
-        done, seconds = self._speed(steps)
+        done, seconds = self._speed()
         if steps and done:
             seconds_per_step = seconds / done
             values["images_per_second"] = self._batch_size / seconds_per_step

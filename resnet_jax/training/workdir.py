@@ -35,7 +35,7 @@ def open_workdir(
     Args:
       workdir: the folder of the run's records and checkpoints.
       config: the run's configuration.
-      parts: parts handed in, as `Experiment.handed_in`; kept as `parts` in `config.json`.
+      parts: parts handed in, as `Experiment.recorded`; kept as `parts` in `config.json`.
 
     Yields:
       A line per damaged checkpoint.

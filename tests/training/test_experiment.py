@@ -99,7 +99,7 @@ def test_another_training_source_has_lengths_of_its_own():
     images = np.zeros((80, 28, 28, 1), np.uint8)
     source = data.ArraySource(images, np.zeros(80, np.int32), ("a", "b"))
     assert experiment.replace(train_source=source).num_steps == 20
-    assert experiment.replace(num_steps=7).replace(train_source=source).num_steps == 20
+    assert experiment.replace(num_steps=7).replace(train_source=source).num_steps == 7
     assert open_experiment(config, train_source=source, eval_source=source).num_steps == 20
     with pytest.raises(ConfigError, match="an experiment has no part 'trainsource'; choose from"):
         experiment.replace(trainsource=source)
@@ -142,3 +142,28 @@ def test_evaluate_refuses_what_it_cannot_make(tmp_path):
     named = ["--dataset", "fashion_mnist_mini", "--split", "test[:32]"]
     with pytest.raises(UsageError, match="had eval_transform AsIs handed in; give --image"):
         evaluate.main(["--workdir", str(tmp_path / "transform"), *named])
+
+
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adamw(0.1)], ids=["function", "own"])
+def test_a_part_is_trained_alone_by_an_optimizer_handed_in_too(tmp_path, optimizer):
+    config = dataclasses.replace(SHORT, train_parts=("head",), eval_every=9, checkpoint_every=1)
+    go(open_experiment(config).replace(optimizer=optimizer, num_steps=2), tmp_path)
+    first, second = (saved(tmp_path, step)[0]["params"] for step in (1, 2))
+    assert not np.array_equal(first.pop("head")["kernel"], second.pop("head")["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_weights_to_begin_with_are_for_a_resnet(tmp_path):
+    go(dataclasses.replace(SHORT, num_steps=1), tmp_path / "run")
+    config = dataclasses.replace(SHORT, init_from=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="config.init_from needs a ResNet"):
+        go(open_experiment(config).replace(model=Net()), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_run_of_fewer_steps_handed_in_says_so(tmp_path, capsys):
+    go(
+        open_experiment(dataclasses.replace(SHORT, schedule="cosine")).replace(num_steps=1),
+        tmp_path,
+    )
+    assert "made for 4 steps, but the run ends after 1;" in capsys.readouterr().out

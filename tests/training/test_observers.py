@@ -37,7 +37,7 @@ class Notes:
         self._note("checkpoint", step, path.name)
 
     def on_end(self, records):
-        self._note("end", records["train"]["step"])
+        self._note("end", records["train"]["step"] if records else 0)
 
 
 class Nothing:
@@ -80,6 +80,8 @@ def test_an_observer_that_raises_ends_the_run_with_its_state_saved(tmp_path, eve
     with pytest.raises(RuntimeError, match="of its own") as error:
         go(SHORT, tmp_path, observers=[failing, other])
     assert "raised by Notes.on_" in error.value.__notes__[0]
+    # It is called no more, the others are: they may have something to close.
+    assert failing.events[-1][0] == event and other.events[-1][0] == "end"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     if event != "start":
         last = lines[-1]["step"]

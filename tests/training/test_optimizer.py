@@ -9,7 +9,7 @@ import optax
 import pytest
 import torch
 
-from resnet_jax.training.config import TrainConfig
+from resnet_jax.training.config import TrainConfig, lengths
 from resnet_jax.training.optimizer import make_optimizer, make_schedule, unfitted_schedule
 
 RECIPE = TrainConfig(num_steps=100, schedule_steps=100, batch_size=10)
@@ -138,7 +138,7 @@ def test_a_longer_or_shorter_run_can_stretch_the_schedule():
 )
 def test_a_schedule_of_another_length_than_the_runs_is_told(changes, said):
     config = dataclasses.replace(RECIPE, **{"num_steps": 80} | changes)
-    lines = unfitted_schedule(config, 1000)
+    lines = unfitted_schedule(config, 1000, lengths(config, 1000)[0])
     if said is None:
         assert lines == []
     else:
