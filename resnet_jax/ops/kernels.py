@@ -31,6 +31,7 @@ _SETS = {
     "stock": STOCK,
     "cpu": Kernels(max_pool=pooling.max_pool),
     "gpu": Kernels(gpu.conv, pooling.max_pool, gpu.batch_norm),
+    "tpu": Kernels(batch_norm=gpu.batch_norm),
 }
 
 NAMES = (*_SETS, "auto")

@@ -10,15 +10,15 @@ import pytest
 from resnet_jax.models import BasicBlock, BottleneckBlock, ModelError, ResNet, create_model
 from resnet_jax.ops import NAMES, STOCK, get_kernels
 
-FASTER = pytest.mark.parametrize("name", ["cpu", "gpu"])
+FASTER = pytest.mark.parametrize("name", ["cpu", "gpu", "tpu"])
 
 
 def test_names(monkeypatch):
-    assert NAMES == ("stock", "cpu", "gpu", "auto")
+    assert NAMES == ("stock", "cpu", "gpu", "tpu", "auto")
     assert get_kernels("stock") is STOCK
-    assert len({get_kernels(name) for name in ("stock", "cpu", "gpu")}) == 3
+    assert len({get_kernels(name) for name in ("stock", "cpu", "gpu", "tpu")}) == 4
     assert get_kernels("auto") is get_kernels("cpu")
-    for platform, kind in {"gpu": "gpu", "tpu": "stock"}.items():
+    for platform, kind in {"gpu": "gpu", "tpu": "tpu", "METAL": "stock"}.items():
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
         assert get_kernels("auto") is get_kernels(kind)
 
@@ -26,7 +26,7 @@ def test_names(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", ["cuda", "CPU", None])
 def test_an_unknown_name_is_an_error_that_lists_the_names(value):
-    with pytest.raises(ModelError, match="unknown kernels .* choose from stock, cpu, gpu, auto"):
+    with pytest.raises(ModelError, match="unknown kernels .* choose from stock, cpu, gpu, tpu, auto"):
         create_model("resnet18", kernels=value)
 
 
