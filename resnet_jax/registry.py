@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -83,7 +84,7 @@ def import_parts(module: str) -> None:
     Raises:
       UsageError: it does not exist, or it fails.
     """
-    path = Path(module).expanduser()
+    path = Path(os.path.expanduser(module))
     is_file = path.suffix == ".py"
     if is_file and not path.is_file():
         raise UsageError(f"there is no file {module} to import; check --import")

@@ -78,3 +78,15 @@ def programs(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", quickly)
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without `HOME` and without an entry in the system's list of users."""
+    import pwd
+
+    def unknown(user: object) -> None:
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from resnet_jax.errors import InputError, UsageError, missing_package, one_line
 from resnet_jax.registry import import_parts
+from resnet_jax.runtime.console import guard_standard_streams
 
 BAD_INPUT = 2
 FAILED = 1
@@ -59,16 +60,23 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     lack of memory, a device, diverged training) ends with one line and status 1, an interrupt with
     status 130. Any other exception is a bug and keeps its traceback. The environment variable
     `RESNET_JAX_DEBUG` shows all tracebacks and the libraries' logs and warnings, which are silenced
-    otherwise.
+    otherwise. If nobody reads the output any more (`| head`), the command ends quietly with status
+    `READER_GONE`, unless it calls `outlive_console` because it does more than print.
 
     Args:
       main: the command; it returns the exit status, or None for 0.
     """
+    guard_standard_streams()
     debug = bool(os.environ.get("RESNET_JAX_DEBUG"))
     if not debug:
         _silence_libraries()
     try:
-        sys.exit(main())
+        status = main()
+        sys.stdout.flush()
+        sys.exit(status)
+    except SystemExit:
+        sys.stdout.flush()  # Of argparse's help, too.
+        raise
     except KeyboardInterrupt as error:
         sys.exit(_end(error, "interrupted", INTERRUPTED, debug))
     except Exception as error:

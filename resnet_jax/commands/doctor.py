@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resnet_jax.commands import _cli
+from resnet_jax.runtime.files import expanded, has_home
 
 _PACKAGE = "resnet-jax"
 
@@ -26,6 +27,9 @@ _EXTRAS = {
 
 # JAX's CUDA extras are separate distributions.
 _CUDA_PLUGINS = {"cuda": "jax-cuda12-plugin", "cuda13": "jax-cuda13-plugin"}
+
+_SHARED_MEMORY_FOR_LOADERS = 1140
+"""MiB that four loader processes may need for ImageNet's batches of 256."""
 
 _MEMORY_SETTINGS = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "true: JAX reserves a GPU's memory at start-up",
@@ -119,8 +123,13 @@ def _memory() -> Iterator[str]:
 
 
 def _data() -> Iterator[str]:
+    yield from _shared_memory()
     directory = os.environ.get("TFDS_DATA_DIR")
-    path = Path(directory or "~/tensorflow_datasets").expanduser()
+    if not directory and not has_home():
+        yield f"{'data sets':28} no home folder, and TFDS_DATA_DIR is not set"
+        yield "! set TFDS_DATA_DIR, or give each command its --data_dir"
+        return
+    path = Path(expanded(directory or "~/tensorflow_datasets"))
     where = f"{path}{'' if directory else ' (TFDS_DATA_DIR is not set)'}"
     if not path.is_dir():
         yield f"{'data sets':28} {where}: no such folder"
@@ -128,6 +137,17 @@ def _data() -> Iterator[str]:
         return
     names = sorted(child.name for child in path.iterdir() if child.is_dir())
     yield f"{'data sets':28} {where}: {', '.join(names) or 'none yet'}"
+
+
+def _shared_memory() -> Iterator[str]:
+    try:
+        there = os.statvfs("/dev/shm")
+    except OSError:
+        return  # A system without it, such as macOS.
+    size, free = (n * there.f_frsize / 2**20 for n in (there.f_blocks, there.f_bavail))
+    yield f"{'/dev/shm':28} {size:.0f} MiB, {free:.0f} MiB free, for config.loader_workers"
+    if free < _SHARED_MEMORY_FOR_LOADERS:
+        yield "! loader processes may need more: start the container with --shm-size=8g"
 
 
 def _extras() -> Iterator[str]:

@@ -1,11 +1,11 @@
 """Draw the error curves of one or more runs in one picture."""
 
-from pathlib import Path
 from typing import Any
 
 from resnet_jax.commands import _cli
 from resnet_jax.commands._arguments import count, picture_file
 from resnet_jax.errors import UsageError
+from resnet_jax.runtime.pictures import drawing
 from resnet_jax.training import curves, records
 
 
@@ -16,15 +16,12 @@ def main(argv: list[str]) -> None:
       argv: the arguments after `plot`.
 
     Raises:
-      UsageError: a folder has no metrics, or the picture cannot be written.
+      UsageError: a folder has no metrics, or the picture's path is invalid.
+      NotDrawn: the picture cannot be drawn or written.
     """
     parser = _cli.ArgumentParser(prog="python -m resnet_jax plot", description=__doc__)
-    parser.add_argument(
-        "workdir", nargs="+", type=Path, metavar="DIR", help="a run's work directory"
-    )
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE.png", help="the picture to write"
-    )
+    parser.add_argument("workdir", nargs="+", metavar="DIR", help="a run's work directory")
+    parser.add_argument("--output", required=True, metavar="FILE.png", help="the picture to write")
     parser.add_argument("--log", action="store_true", help="a logarithmic error axis")
     parser.add_argument(
         "--smooth",
@@ -36,11 +33,12 @@ def main(argv: list[str]) -> None:
     output = picture_file(arguments.output)
     names = curves.run_names(arguments.workdir)
     runs = {name: _read(workdir) for name, workdir in zip(names, arguments.workdir, strict=True)}
-    curves.draw_curves(runs, output, smooth_over=arguments.smooth, log_scale=arguments.log)
+    with drawing(output):
+        curves.draw_curves(runs, output, smooth_over=arguments.smooth, log_scale=arguments.log)
     print(output)
 
 
-def _read(workdir: Path) -> list[dict[str, Any]]:
+def _read(workdir: str) -> list[dict[str, Any]]:
     try:
         metrics = records.read_metrics(workdir)
     except OSError as error:

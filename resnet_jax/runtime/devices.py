@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from resnet_jax.runtime.files import expanded, has_home
 
 DATA_AXIS = "data"
 """Name of the one mesh axis: the batch is split over it, everything else is replicated."""
@@ -31,7 +34,9 @@ def start_hosts(
 ) -> None:
     """Connects this process to those of the other hosts; call it before any other use of JAX.
 
-    Without arguments, SLURM, Open MPI, Kubernetes or a TPU pod provide the values.
+    Without arguments, SLURM, Open MPI, Kubernetes or a TPU pod provide the values. A process that
+    is alone on its node uses all of the node's devices (of `CUDA_VISIBLE_DEVICES`, if set). Several
+    processes on a node have one device each, as JAX chooses it for SLURM and Open MPI.
 
     Args:
       coordinator: `HOST:PORT` of process 0.
@@ -42,9 +47,25 @@ def start_hosts(
         coordinator,
         num_processes,
         process_id,
+        local_device_ids=() if _is_alone_on_node() else None,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=HEARTBEAT_SECONDS,
     )
+
+
+def _is_alone_on_node() -> bool:
+    """Whether SLURM or Open MPI started no other process of this run on this node.
+
+    JAX takes the process's number on the node, here 0, for the number of its one device, unless it
+    is given the devices' numbers; an empty list of them leaves all visible.
+    """
+    if "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        return False
+    if "OMPI_COMM_WORLD_LOCAL_SIZE" in os.environ:
+        return os.environ["OMPI_COMM_WORLD_LOCAL_SIZE"] == "1"
+    # Tasks per node, such as "2(x3),1": of the step if srun started it, else of the job.
+    counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE")
+    return counts is not None and re.fullmatch(r"1(\(x\d+\))?", counts) is not None
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -167,17 +188,22 @@ def enable_compilation_cache(directory: str) -> None:
 
     Args:
       directory: the folder; `auto` for JAX's own setting (`JAX_COMPILATION_CACHE_DIR`) if any, else
-        a folder in the user's cache for this processor model (CPU programs are specific to it);
-        `none` keeps nothing.
+        a folder in the user's cache for this processor model (CPU programs are specific to it),
+        or none for a user without a home folder; `none` keeps nothing.
+
+    Raises:
+      UsageError: the folder is given with `~`, and there is no home folder.
     """
     if directory == "none" or (
         directory == "auto" and jax.config.values["jax_compilation_cache_dir"]
     ):
         return
     if directory == "auto":
-        root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        root = os.environ.get("XDG_CACHE_HOME") or (expanded("~/.cache") if has_home() else None)
+        if root is None:
+            return
         directory = os.path.join(root, "resnet_jax", "compiled", _processor())
-    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update("jax_compilation_cache_dir", expanded(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

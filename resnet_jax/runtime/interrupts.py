@@ -14,7 +14,8 @@ import jax
 Item = TypeVar("Item")
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""The signals that end a run, its state saved."""
 
 
 def parse_duration(text: str) -> float:
@@ -38,9 +39,11 @@ class Stopped(Exception):
 class Stop:
     """Records requests to end the run; inside its context, a first signal only makes a request.
 
-    The signals are SIGTERM, SIGINT and SIGUSR1 (which SLURM sends before a preemption with
-    `--signal=USR1`). A second signal ends the process at once, as without a handler. Python
-    delivers signals only to the main thread, so none is recorded in another thread.
+    The signals are SIGTERM, SIGINT, SIGUSR1 (which SLURM sends before a preemption with
+    `--signal=USR1`) and SIGHUP (a closed terminal), unless `nohup` had it ignored. A second signal
+    ends the process at once, as without a handler. SIGHUP is never a second one, because a terminal
+    that closes sends several. Python delivers signals only to the main thread, so none is recorded
+    in another thread.
 
     Attributes:
       signal: the received signal, or None.
@@ -83,7 +86,9 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         in_main_thread = threading.current_thread() is threading.main_thread()
-        for number in _SIGNALS if in_main_thread else ():
+        for number in SIGNALS if in_main_thread else ():
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -92,6 +97,8 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self.signal is not None:
+            return
         if self.signal is not None:
             # A notebook's kernel must survive: there the handler from before takes over.
             is_notebook = "ipykernel" in sys.modules

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
+from resnet_jax.runtime.console import Console, unfailing
+
 _REDRAW_SECONDS = 0.1
 
 
@@ -15,6 +17,8 @@ class Progress:
     On a terminal and in a notebook, one line is redrawn in place, at most ten times per second;
     elsewhere each call of `log` prints one plain line. It takes only host numbers, so it never
     waits for a device.
+
+    Whatever the stream cannot take is dropped: a terminal that is gone ends no run.
 
     Args:
       total_steps: the step at which the run ends.
@@ -33,7 +37,7 @@ class Progress:
         eval_split: str = "eval",
         headline: str = "top1_error",
     ) -> None:
-        self._stream = sys.stdout if stream is None else stream
+        self._stream = unfailing(sys.stdout if stream is None else stream)
         self._live = _is_live(self._stream)
         self._eval_split = eval_split
         self._forms = {
@@ -126,9 +130,9 @@ class Progress:
         self._stream.flush()
 
 
-def _is_live(stream: TextIO) -> bool:
+def _is_live(stream: Console) -> bool:
     """Whether a line can be redrawn: on a terminal, and in the output of a notebook's cell."""
-    if type(stream).__module__.startswith("ipykernel"):
+    if type(stream.wrapped).__module__.startswith("ipykernel"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
@@ -140,14 +144,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def _columns(stream: TextIO) -> int:
+def _columns(stream: Console) -> int:
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
-    except OSError:
+    except (OSError, ValueError):
         return 80
 
 
-def _can_encode(stream: TextIO, text: str) -> bool:
+def _can_encode(stream: Console, text: str) -> bool:
     try:
         text.encode(stream.encoding or "ascii")
     except UnicodeEncodeError:

@@ -4,10 +4,10 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.runtime.pictures import new_figure
+from resnet_jax.runtime.files import local_path
+from resnet_jax.runtime.pictures import add_legend, curve_style, new_figure, shown_name
 from resnet_jax.training.records import Record, read_metrics
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def plot_curves(
 
 def run_names(workdirs: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Returns the runs' names: their folders' names, or the full paths if two names are equal."""
-    names = [Path(workdir).resolve().name for workdir in workdirs]
+    names = [local_path(workdir).resolve().name for workdir in workdirs]
     return names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
 
 
@@ -55,9 +55,9 @@ def draw_curves(
 ) -> "Figure":
     """Draws error against iterations, as in the paper's Figures 4 and 6.
 
-    Each run has a colour; its training error is dashed, its evaluation error solid. The curves'
-    medians set the upper limit, so the first steps' errors may run off the top; a logarithmic scale
-    shows all errors except zero.
+    Each run has a colour, and from the eleventh on also a marker; its training error is dashed, its
+    evaluation error solid. The curves' medians set the upper limit, so the first steps' errors may
+    run off the top; a logarithmic scale shows all errors except zero.
 
     Args:
       runs: name → records as `read_metrics` returns them.
@@ -76,13 +76,11 @@ def draw_curves(
       OSError: the picture cannot be written.
       ValueError: matplotlib does not write this format.
     """
-    from matplotlib import colormaps
-
     figure = new_figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     last_step, settled = 1, 0.0
     for index, (name, records) in enumerate(runs.items()):
-        color = colormaps["tab10"](index % 10)
+        name = shown_name(name)
         for split, curve in _curves(records, headline).items():
             label = f"{name}, {split}: {curve[-1][1]:.1f} %"
             if split == "train":
@@ -92,7 +90,7 @@ def draw_curves(
             steps, errors = zip(*curve, strict=True)
             last_step = max(last_step, steps[-1])
             settled = max(settled, sorted(errors)[len(errors) // 2])
-            _draw(axes, label, split, steps, errors, color)
+            _draw(axes, label, split, steps, errors, index)
 
     power = 4 if last_step >= 20_000 else 3 if last_step >= 2_000 else 0
     axes.set_xlim(0, 1.01 * last_step)
@@ -108,10 +106,7 @@ def draw_curves(
     axes.grid(color="0.9", which="both")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(axes.lines) > 4:  # Inside, it would hide the curves.
-        figure.legend(loc="outside lower center", ncols=2, edgecolor="none", fontsize="small")
-    elif axes.lines:
-        axes.legend(framealpha=0.85, edgecolor="none", handlelength=2.6)
+    add_legend(axes, [str(line.get_label()) for line in axes.lines])
     if output is not None:
         figure.savefig(output)
     return figure
@@ -159,15 +154,15 @@ def _draw(
     split: str,
     steps: Sequence[float],
     errors: Sequence[float],
-    color: Any,
+    index: int,
 ) -> None:
-    if split == "train":
-        axes.plot(steps, errors, "--", color=color, linewidth=1.2, label=label)
-    else:
-        marker = "o" if len(steps) <= 30 else None  # A single evaluation draws no line.
-        axes.plot(
-            steps, errors, "-", color=color, linewidth=2.0, marker=marker, markersize=4, label=label
-        )
+    style = curve_style(index) | {"markersize": 4}
+    if index >= 10:
+        style["markevery"] = max(1, len(steps) // 10)
+    elif split == "train" or len(steps) > 30:
+        style["marker"] = None  # The colour is enough; but a single evaluation draws no line.
+    line, width = ("--", 1.2) if split == "train" else ("-", 2.0)
+    axes.plot(steps, errors, line, linewidth=width, label=label, **style)
 
 
 def _spans_little(axes: "Axes") -> bool:

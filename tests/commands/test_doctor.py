@@ -1,7 +1,9 @@
 import importlib.metadata
+import os
 import re
 
 import jax
+import pytest
 
 from resnet_jax.commands import doctor
 
@@ -70,3 +72,19 @@ def test_a_checkout_that_is_not_installed_is_said(capsys, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", nothing)
     monkeypatch.setattr(importlib.metadata, "requires", nothing)
     assert "! the package only runs from its folder: python -m pip" in report(capsys)
+
+
+@pytest.mark.parametrize(("megabytes", "is_small"), [(64, True), (16_384, False)])
+def test_shared_memory(capsys, monkeypatch, megabytes, is_small):
+    blocks = megabytes * 256
+    there = os.statvfs_result((4096, 4096, blocks, blocks, blocks - 256, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", {"/dev/shm": there}.get)
+    text = report(capsys)
+    assert re.search(rf"^  /dev/shm +{megabytes} MiB, {megabytes - 1} MiB free", text, re.M)
+    assert ("--shm-size" in text) == is_small
+
+
+def test_no_home_folder(capsys, monkeypatch, no_home):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    text = report(capsys)
+    assert "no home folder" in text and "! set TFDS_DATA_DIR" in text and "~" not in text

@@ -1,6 +1,9 @@
 import contextlib
 
+import pytest
+
 from resnet_jax.commands import plot
+from resnet_jax.runtime.pictures import NotDrawn
 from resnet_jax.training import curves
 from resnet_jax.training.records import MetricsLog
 
@@ -41,3 +44,21 @@ def test_runs_are_named_by_their_folders(tmp_path, monkeypatch):
     plot.main([a, other, *output])
     plot.main([a, b, *output])
     assert drawn == [["run", "other"], [a, b]]
+
+
+def test_a_picture_that_cannot_be_written_is_an_error(tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise RuntimeError("no layout")
+
+    monkeypatch.setattr(curves, "draw_curves", fail)
+    output = tmp_path / "x.png"
+    with pytest.raises(NotDrawn, match=f"{output} was not drawn: no layout"):
+        plot.main([make_run(tmp_path / "run"), "--output", str(output)])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_run(tmp_path / "run")
+    plot.main(["~/run", "--output=~/x.png"])
+    assert capsys.readouterr().out == f"{tmp_path / 'x.png'}\n" and (tmp_path / "x.png").exists()

@@ -1,4 +1,9 @@
-"""XLA's options for a processor, and the memory that a process keeps."""
+"""Devices of a process in a cluster, and XLA's options for a processor."""
+
+import os
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -51,3 +56,61 @@ def test_jit_chooses_at_the_first_call(monkeypatch):
     assert compiled.__doc__ == "Raises." and not calls
     assert compiled(3.0, exponent=2) == 9 and compiled(2.0, exponent=3) == 8
     assert len(calls) == 1
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_NODELIST": "localhost",
+    "SLURM_NTASKS": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+CLUSTERS = [
+    # srun --nodes=4 --ntasks-per-node=1, as docs/scaling.md has it, and one task alone.
+    ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, ()),
+    ({"SLURM_STEP_TASKS_PER_NODE": "1"}, ()),
+    # A step with another layout than its job, and a job without srun.
+    ({"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_TASKS_PER_NODE": "8(x2)"}, ()),
+    ({"SLURM_TASKS_PER_NODE": "1"}, ()),
+    ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)"}, None),
+    ({"SLURM_STEP_TASKS_PER_NODE": "2,1(x3)", "SLURM_TASKS_PER_NODE": "1(x4)"}, None),
+    ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, ()),
+    ({"OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, None),
+    ({"SLURM_STEP_TASKS_PER_NODE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, None),
+    ({"SLURM_STEP_TASKS_PER_NODE": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("variables", "expected"), CLUSTERS)
+def test_a_task_alone_on_its_node_has_all_devices(monkeypatch, variables, expected):
+    for name in [name for name in os.environ if re.match("SLURM|OMPI|JAX_LOCAL", name)]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    given = []
+    monkeypatch.setattr(
+        jax.distributed,
+        "initialize",
+        lambda *_, local_device_ids, **__: given.append(local_device_ids),
+    )
+    devices.start_hosts()
+    assert given == [expected]
+
+
+@pytest.mark.parametrize(("tasks", "visible"), [("1", "all"), ("2", "0")])
+def test_jax_takes_it_so(tasks, visible):
+    """A real process in an environment as srun makes it: JAX restricts the devices, or not."""
+    program = """
+import jax
+from resnet_jax.runtime.devices import start_hosts
+start_hosts()
+print(jax.config.values["jax_cuda_visible_devices"], jax.process_count())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | SLURM | {"SLURM_STEP_TASKS_PER_NODE": tasks},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{visible} 1\n", done.stderr

@@ -1,10 +1,13 @@
 """Runs that are asked to end: by a signal to a real process, or by a limit on their time."""
 
 import contextlib
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,10 +15,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax.runtime.interrupts import Stop, Stopped, parse_duration
+from resnet_jax.runtime.devices import data_mesh
+from resnet_jax.runtime.interrupts import SIGNALS, Stop, Stopped, parse_duration
 from resnet_jax.runtime.profiler import Profile
+from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
 from tests.resnet8 import environment
+from tests.training.test_experiment import SHORT
 
 ROOT = Path(__file__).parents[2]
 LONG_EVALUATION = ["--config.eval_batch_size=8", "--config.eval_split=train[:5000]"]
@@ -46,6 +52,53 @@ def test_a_signal_is_noted_and_the_handlers_come_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_a_hangup_is_no_second_signal(first):
+    """A terminal that closes sends several."""
+    with Stop() as stop:
+        for number in (first, signal.SIGHUP, signal.SIGHUP):
+            signal.raise_signal(number)
+        assert stop.asked() and stop.reason() == first.name
+
+
+def test_a_hangup_that_nohup_ignores():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_a_thread(tmp_path, resnet8):
+    """With loader processes, checkpoints and an observer; signals stay the main thread's."""
+    seen, records = [], []
+
+    class Observer:
+        def on_evaluation(self, step, metrics):
+            seen.append((step, threading.current_thread().name))
+
+        def on_checkpoint(self, step, path):
+            seen.append((step, path.name))
+
+    config = dataclasses.replace(
+        SHORT, num_steps=4, eval_every=4, checkpoint_every=4, loader_workers=1
+    )
+
+    def run():
+        records.append(train(config, tmp_path, data_mesh(jax.devices()[:1]), [Observer()]))
+
+    thread = threading.Thread(target=run, name="own")
+    before = signal.getsignal(signal.SIGTERM)
+    thread.start()
+    while thread.is_alive():
+        assert signal.getsignal(signal.SIGTERM) is before
+        thread.join(0.05)
+    assert records[0]["train"]["step"] == 4 and seen == [(4, "own"), (4, "4")]
+
+
 def start(workdir, *arguments):
     command = [sys.executable, "train.py", "--config", "tests/resnet8.py"]
     command += ["--workdir", str(workdir), "--config.log_every=5"]
@@ -72,7 +125,7 @@ def wait_for(process, text):
 )
 def test_a_signal_saves_the_step_and_the_same_command_goes_on(tmp_path, number, status):
     process = start(tmp_path, "--config.num_steps=100000", "--config.eval_every=100000")
-    wait_for(process, "step ")
+    wait_for(process, "first step")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
@@ -153,22 +206,27 @@ def commands(numbers):
     return [text for text in found if "spawn_main" in text]
 
 
-def test_a_signal_to_the_whole_group_leaves_the_loaders_alone(tmp_path):
-    """As Ctrl-C in a terminal; the run waits for its loader most of the time."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 0)])
+def test_a_signal_to_the_whole_group_leaves_the_loaders_alone(tmp_path, number, status):
+    """As Ctrl-C in a terminal, or its end; the run waits for its loader most of the time."""
     process = start(tmp_path, "--config.num_steps=100000", "--config.loader_workers=2")
-    wait_for(process, "step ")
+    wait_for(process, "first step")
     workers = children(process)
     assert len(commands(workers)) == 2
-    os.killpg(process.pid, signal.SIGINT)
+    for worker in filter(lambda worker: commands([worker]), workers):
+        status_lines = Path(f"/proc/{worker}/status").read_text()
+        mask = int(re.search(r"SigIgn:\s+(\w+)", status_lines)[1], 16)
+        assert all(mask >> (each - 1) & 1 for each in SIGNALS)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "SIGINT: saved at step" in out and "Traceback" not in err
+    assert process.returncode == status, err
+    assert f"{number.name}: saved at step" in out and "Traceback" not in err
     assert not commands(workers)
 
 
 def test_loaders_end_with_a_run_that_is_killed(tmp_path):
     process = start(tmp_path, "--config.num_steps=100000", "--config.loader_workers=2")
-    wait_for(process, "step ")
+    wait_for(process, "first step")
     workers = children(process)
     assert len(commands(workers)) == 2
     process.kill(), process.communicate(timeout=60)
