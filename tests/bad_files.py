@@ -161,10 +161,15 @@ def make_folders(folder):
     images("photos", train__cat=good, train__dog=good, val__cat=good, val__dog=good)
     images("no_images", train__cat=good, train__dog=[], val__cat=good)
     images("no_classes", train=[], val__cat=good)
+    images(".", flat=good)
+    images("no_splits", cat=good, dog=good)
+    images("blind", train__cat=good, test=good)
+    (folder / "no_file.csv").write_text("file,label\nnowhere.jpg,cat\n")
     images("more_classes", train__cat=good, train__dog=good, val__cow=good)
-    images("broken_image", train__cat=good, train__dog=[b"x"] * 2, val__cat=[b"x"], val__dog=good)
-    images("huge_image", train__cat=good, train__dog=good, val__cat=good, val__dog=good)
-    (folder / "huge_image" / "val" / "cat" / "1.jpg").write_bytes(huge_png(60_000, 60_000))
+    # Classes that the run knows.
+    images("broken_image", train__Bag=good, train__Coat=[b"x"] * 2, val__Bag=[b"x"], val__Coat=good)
+    images("huge_image", train__Bag=good, train__Coat=good, val__Bag=good, val__Coat=good)
+    (folder / "huge_image" / "val" / "Bag" / "1.jpg").write_bytes(huge_png(60_000, 60_000))
 
 
 def make_datasets(data):

@@ -1,16 +1,17 @@
-"""Write a data set for TFDS from its official archives or a folder of images."""
+"""Write a data set for TFDS from its official archives, a folder or a table of images."""
 
 import sys
 import time
 from typing import TextIO
 
 from resnet_jax.commands import _cli
+from resnet_jax.runtime.console import Console
 
 _SECONDS_BETWEEN_LINES = 10
 
 
 def main(argv: list[str]) -> None:
-    """Runs `python -m resnet_jax prepare NAME --data_dir D [--source ARCHIVES_OR_FOLDER]`.
+    """Runs `python -m resnet_jax prepare NAME|FOLDER|TABLE --data_dir D`.
 
     Args:
       argv: the arguments after `prepare`.
@@ -25,8 +26,9 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument(
         "dataset",
-        metavar="NAME|FOLDER",
-        help="cifar10, cifar100, fashion_mnist, imagenet2012, or a folder with train/CLASS/*.jpg",
+        metavar="NAME|FOLDER|TABLE",
+        help="cifar10, cifar100, fashion_mnist, imagenet2012; a folder with train/CLASS/*.jpg or "
+        "CLASS/*.jpg; or a table (.csv, .parquet) of files and labels",
     )
     parser.add_argument("--data_dir", required=True, metavar="D", help="folder of data sets")
     parser.add_argument(
@@ -34,6 +36,12 @@ def main(argv: list[str]) -> None:
         metavar="PATH",
         help="the archive, or the folder of the archives or images; by default all but ImageNet is "
         "downloaded",
+    )
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        metavar="S",
+        help="the splits of a folder or table (all whose images have classes)",
     )
     parser.add_argument(
         "--unverified",
@@ -50,7 +58,9 @@ def main(argv: list[str]) -> None:
             arguments.data_dir,
             arguments.source,
             verified=not arguments.unverified,
+            splits=arguments.splits,
             report=progress.report,
+            notify=lambda line: print(f"resnet_jax: {line}", file=sys.stderr),
         )
     finally:
         progress.close()
@@ -60,7 +70,7 @@ def main(argv: list[str]) -> None:
 class _Progress:
     """A line redrawn in place on a terminal, a line every ten seconds elsewhere."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | Console) -> None:
         self._stream = stream
         self._live = stream.isatty()
         self._shown = time.monotonic()

@@ -12,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from resnet_jax.data.sources.listing import is_system_name
 from resnet_jax.errors import ConfigError
 from resnet_jax.training.state import TrainState
 
@@ -206,7 +207,8 @@ def find_damage(directory: Path) -> str | None:
     """
     try:
         text = (directory / SUMS).read_text(encoding="utf-8")
-        expected = {name: digest for digest, name in (s.split("  ", 1) for s in text.splitlines())}
+        sums = [line.split("  ", 1) for line in text.splitlines()]
+        expected = {name: digest for digest, name in sums if not _is_foreign(Path(name))}
         files = _files(directory)
         for name in sorted(expected.keys() | files.keys()):
             if name not in files:
@@ -231,10 +233,17 @@ def find_steps(directory: Path) -> list[int]:
 
 def _files(directory: Path) -> dict[str, Path]:
     """Returns relative path → path of each file of a checkpoint that needs a digest."""
-    paths = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*")}
+    paths = {path.relative_to(directory): path for path in directory.rglob("*")}
     return {
-        name: path for name, path in paths.items() if path.is_file() and name not in _WRITTEN_LATER
+        name.as_posix(): path
+        for name, path in paths.items()
+        if path.is_file() and name.as_posix() not in _WRITTEN_LATER and not _is_foreign(name)
     }
+
+
+def _is_foreign(name: Path) -> bool:
+    """Whether a system left a file in a checkpoint's folder, such as `.DS_Store`."""
+    return any(map(is_system_name, name.parts))
 
 
 def _is_of_older_version(directory: Path) -> bool:

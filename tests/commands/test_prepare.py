@@ -37,6 +37,32 @@ assert "tensorflow" not in sys.modules and "torch" not in sys.modules
     assert run.stdout == f"{tmp_path}/data/pets/1.0.0: train 2, val 1\n"
 
 
+def test_what_is_left_out_is_said(tmp_path, capsys):
+    for file in ("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "test/1.jpg"):
+        path = tmp_path / "pets" / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(jpeg(1))
+    (tmp_path / "pets/train/a/2.heic").touch()
+    command = [str(tmp_path / "pets"), "--data_dir", str(tmp_path / "data")]
+    prepare.main(command)
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path}/data/pets/1.0.0: train 2, val 1\n"
+    first, second = err.splitlines()
+    assert first.startswith("resnet_jax: ") and "split 'test' is left out" in first
+    assert second.startswith("resnet_jax: ") and "1 file ending in .heic" in second
+    command[-1] = str(tmp_path / "chosen")
+    prepare.main([*command, "--splits", "val"])
+    assert capsys.readouterr() == (f"{tmp_path}/chosen/pets/1.0.0: val 1\n", "")
+
+
+def test_a_table(tmp_path, capsys):
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    (tmp_path / "My photos.csv").write_text("file,label\n1.jpg,cat\n")
+    prepare.main([str(tmp_path / "My photos.csv"), "--data_dir", str(tmp_path / "data")])
+    assert capsys.readouterr().out == f"{tmp_path}/data/my_photos/1.0.0: train 1\n"
+    assert data.open_source("my_photos", "train", tmp_path / "data").class_names == ("cat",)
+
+
 def test_the_error_of_a_missing_data_set_is_the_command_that_makes_it(tmp_path, capsys):
     with pytest.raises(data.DataError) as raised:
         data.open_source("cifar10", "train", tmp_path)

@@ -20,7 +20,7 @@ _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "F")
 
 
 def open_image(
-    image: bytes | UInt8[np.ndarray, "h w c"], channels: int | None = None
+    image: bytes | Image.Image | UInt8[np.ndarray, "h w c"], channels: int | None = None
 ) -> Image.Image:
     """Returns a Pillow image with a number of channels; decodes encoded bytes.
 
@@ -28,18 +28,19 @@ def open_image(
     torchvision), CMYK and palettes become RGB.
 
     Args:
-      image: a file in any format that Pillow reads, or an array with 1, 3 or 4 channels.
+      image: a file in any format that Pillow reads, a Pillow image, or an array with 1, 3 or 4
+        channels.
       channels: 1, 3 or 4; None for 1 if the image is grey, otherwise 3.
 
     Raises:
       OSError: the bytes are not an image, are incomplete, or have more than `MAX_PIXELS` pixels;
         the latter are refused before memory is allocated.
     """
-    if not isinstance(image, bytes):
+    if isinstance(image, np.ndarray):
         picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
         return _convert(picture, channels)
     try:
-        picture = Image.open(io.BytesIO(image))
+        picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image.copy()
         check_size(picture.height, picture.width)
         picture.load()
         return _convert(picture, channels)

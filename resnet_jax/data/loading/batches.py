@@ -14,14 +14,20 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8, UInt64
 
 from resnet_jax.data.loading.iterator import read_options
-from resnet_jax.data.sources.base import ArraySource, BadImageError, Source, broken_image
+from resnet_jax.data.sources.base import (
+    ArraySource,
+    BadImageError,
+    Source,
+    broken_image,
+    read_example,
+)
 from resnet_jax.data.transforms.base import Transform
 from resnet_jax.errors import DataError, did_you_mean
 
@@ -76,8 +82,8 @@ def train_batches(
       shard_count: number of equal shares of each batch. Together, the shares equal the batch of a
         single shard.
       on_bad_image: reaction to an undecodable image: "error" raises a `BadImageError` that names
-        it; "skip" replaces it with the next image of the source and adds its error to the batch's
-        `bad_images`.
+        it; "skip" replaces it with the next good image in the order of its epoch, which differs
+        from epoch to epoch, and adds its error to the batch's `bad_images`.
       pixels: False for batches without pixels: `index` and the transform's `draw`, from which
         `cut` makes the same batches on a device that holds the images; only for sources and
         transforms that `resident_arrays` accepts.
@@ -125,7 +131,6 @@ class EvalBatches:
             positions[:count],
             np.empty((count, 0)),
             self.on_bad_image,
-            max_stand_ins=0,
         )
         mask[list(bad)] = False
         missing = len(mask) - count
@@ -255,7 +260,7 @@ class _TrainBatch:
             self.indices(step),
             self.uniforms(step),
             self.on_bad_image,
-            _MAX_BAD_IMAGES - 1,
+            lambda ahead: self.indices(step, ahead),
         )
         batch: Batch = {"image": images, "label": labels}
         if self.on_bad_image == "skip":
@@ -267,9 +272,13 @@ class _TrainBatch:
         index = self.indices(step).astype(np.int32)
         return {"index": index, **self.transform.draw(self.uniforms(step))}
 
-    def indices(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Returns the indices of the examples in this share of a step's batch."""
+    def indices(self, step: int, ahead: int = 0) -> Int64[np.ndarray, " b"]:
+        """Returns the indices of the examples in this share of a step's batch.
+
+        Or of those that are `ahead` of them in their epoch; its first follows its last.
+        """
         epochs, positions = np.divmod(self.share.positions(step), len(self.source))
+        positions = (positions + ahead) % len(self.source)
         indices = np.empty_like(positions)
         for epoch in np.unique(epochs).tolist():
             rows = epochs == epoch
@@ -308,11 +317,11 @@ def _load(
     indices: Int64[np.ndarray, " b"],
     uniforms: Float64[np.ndarray, "b d"],
     on_bad_image: str,
-    max_stand_ins: int,
+    stand_ins: Callable[[int], Int64[np.ndarray, " b"]] | None = None,
 ) -> tuple[UInt8[np.ndarray, "b h w c"], Int32[np.ndarray, " b"], dict[int, BadImageError]]:
     """Loads and transforms examples; returns images, labels, and the errors of bad images by row.
 
-    The first good one of the next `max_stand_ins` images replaces a bad one; if 0, zeros do.
+    The first good one of `stand_ins(1)`, `stand_ins(2)`, ... replaces a bad one; or zeros do.
     """
     if isinstance(source, ArraySource):
         images = transform.batch(source.images[indices], uniforms)
@@ -321,19 +330,20 @@ def _load(
     labels = np.empty(len(indices), np.int32)
     bad: dict[int, BadImageError] = {}
     for row, index in enumerate(indices.tolist()):
-        for attempt in range(1 + max_stand_ins):
+        for attempt in range(_MAX_BAD_IMAGES if stand_ins else 1):
+            if stand_ins and attempt:
+                index = int(stand_ins(attempt)[row])
             try:
-                position = (index + attempt) % len(source)
-                images[row], labels[row] = _load_one(source, transform, position, uniforms[row])
+                images[row], labels[row] = _load_one(source, transform, index, uniforms[row])
                 break
             except BadImageError as error:
                 if on_bad_image != "skip":
                     raise
                 bad.setdefault(row, error)
         else:
-            if max_stand_ins:
+            if stand_ins:
                 raise DataError(
-                    f"{1 + max_stand_ins} consecutive images cannot be used; the first one: "
+                    f"{_MAX_BAD_IMAGES} consecutive images cannot be used; the first one: "
                     f"{bad[row]}"
                 )
             images[row], labels[row] = 0, 0
@@ -343,7 +353,7 @@ def _load(
 def _load_one(
     source: Source, transform: Transform, index: int, uniforms: Float64[np.ndarray, " d"]
 ) -> tuple[UInt8[np.ndarray, "h w c"], int]:
-    example = source[index]
+    example = read_example(source, index)
     try:
         pixels = transform(example["image"], uniforms)
     except (OSError, ValueError) as error:

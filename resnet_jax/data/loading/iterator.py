@@ -2,20 +2,29 @@
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.errors import DataError
+from resnet_jax.runtime.interrupts import SIGNALS
 
 if TYPE_CHECKING:
     import grain
 
 _MAX_NAMED = 100
+_SHARED_MEMORY = "/dev/shm"
 _logger = logging.getLogger(__name__)
+
+
+class LoaderDied(ChildProcessError):
+    """A loader process ended during a run."""
 
 
 class TrainIterator(Iterator[Any]):
@@ -42,16 +51,25 @@ class TrainIterator(Iterator[Any]):
         self.bad_images = 0
 
     def __next__(self) -> Any:
-        """Returns the next batch: a dictionary of arrays."""
+        """Returns the next batch: a dictionary of arrays.
+
+        Raises:
+          LoaderDied: a loader process died.
+        """
         if self._batches is None:
             self._batches = self._open()
-        batch = dict(next(self._batches))
+        try:
+            batch = dict(next(self._batches))
+        except RuntimeError as error:
+            if found := re.search(r"terminated unexpectedly with exit code (-?\d+)", str(error)):
+                raise LoaderDied(_cause_of_death(int(found[1]))) from error
+            raise
         self._step += 1
         for message in batch.pop("bad_images", ()):
             self.bad_images += 1
             if message not in self._named and len(self._named) < _MAX_NAMED:
                 self._named.add(message)
-                _logger.warning("%s; the next one replaces it", message)
+                _logger.warning("%s; the next of the epoch replaces it", message)
         return batch
 
     def get_state(self) -> dict[str, int]:
@@ -86,6 +104,7 @@ class TrainIterator(Iterator[Any]):
             # Grain reads its own flags, which have defaults, when it starts processes.
             flags.FLAGS.mark_as_parsed()
         threads = self._num_threads or max(1, usable_processors() // self._num_workers)
+        _start_tracker()
         rest = self._dataset.slice(slice(self._step, None))
         return iter(
             rest.to_iter_dataset(read_options(threads)).mp_prefetch(
@@ -133,14 +152,63 @@ def train_iterator(
     return TrainIterator(dataset, start_step, num_threads, num_workers)
 
 
+def check_shared_memory(batch_bytes: int, num_workers: int) -> None:
+    """Checks that the batches of loader processes fit into `/dev/shm`, through which they pass.
+
+    There, Grain keeps up to six for each process (two in its queue, two in the main process's, and
+    one before each that waits for room) and training seven: those of the steps sent ahead. Docker
+    gives a container 64 MB, and a process that finds no room is killed in the middle of a batch.
+
+    Args:
+      batch_bytes: size of this host's share of a batch.
+      num_workers: number of loader processes, at least 1.
+
+    Raises:
+      DataError: they do not fit.
+    """
+    try:
+        there = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        return  # A system without it, such as macOS.
+    free, needed = there.f_bavail * there.f_frsize, batch_bytes * (6 * num_workers + 7)
+    if free < needed:
+        raise DataError(
+            f"{_SHARED_MEMORY} has {free / 2**20:.0f} MiB free, but the batches of {num_workers} "
+            f"loader processes may need {needed / 2**20:.0f} MiB; start the container with "
+            f"--shm-size={math.ceil(needed / 2**30)}g, or set config.loader_workers=0"
+        )
+
+
+def _cause_of_death(exit_code: int) -> str:
+    name = signal.Signals(-exit_code).name if exit_code < 0 else f"status {exit_code}"
+    remedy = {
+        "SIGBUS": f"{_SHARED_MEMORY} is full; start the container with a larger --shm-size, or set "
+        "config.loader_workers=0",
+        "SIGKILL": "the system may lack memory; lower config.loader_workers",
+    }
+    return f"a loader process ended with {name}: {remedy.get(name, 'see its messages above')}"
+
+
 def _begin_worker(index: int, count: int) -> None:
     """Makes a worker ignore signals and end with its parent, however that ends.
 
     A terminal sends signals to the whole process group, but the parent still needs its batches.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _start_tracker() -> None:
+    """Starts the process that removes shared memory, so that signals to the group leave it alone.
+
+    By itself, Python's ignores only SIGINT and SIGTERM, and a dead one is missed with tracebacks.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # The process inherits it.
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:

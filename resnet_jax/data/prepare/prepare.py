@@ -2,17 +2,21 @@
 
 import dataclasses
 import os
-import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.data.prepare import recipes
 from resnet_jax.data.prepare.archives import Archive, Report, download, verify
 from resnet_jax.data.prepare.writer import write_dataset
-from resnet_jax.data.sources.folders import is_folder, list_folders
+from resnet_jax.data.sources.files import list_files
+from resnet_jax.data.sources.folders import is_folder
+from resnet_jax.data.sources.listing import list_folders
+from resnet_jax.data.sources.metadata import refuse_blanks
+from resnet_jax.data.sources.tables import is_table
 from resnet_jax.errors import DataError, did_you_mean
+from resnet_jax.runtime.files import expanded, local_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,9 @@ def prepare(
     source: str | os.PathLike[str] | None = None,
     *,
     verified: bool = True,
+    splits: Sequence[str] | None = None,
     report: Report = lambda what, done, total: None,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, dict[str, int]]:
     """Writes a data set as TFDS does, so that TFDS and `open_source` can read it.
 
@@ -69,13 +75,15 @@ def prepare(
     once it is complete.
 
     Args:
-      dataset: one of `RECIPES`; or a folder with `train/CLASS/*.jpg` and so on, after which the
-        data set is named; or, if `source` is such a folder, a new name.
+      dataset: one of `RECIPES`; or a folder with `train/CLASS/*.jpg` and so on, or a table of files
+        and labels, after which the data set is named; or, if `source` is that, a new name.
       data_dir: the folder of data sets.
       source: an archive, or the folder of the archives or images; if None, all but ImageNet are
         downloaded.
       verified: whether digests and numbers of examples must match the published ones.
+      splits: the splits of a folder or table to write; None for all whose images have classes.
       report: receives the progress.
+      notify: receives lines for people about what was found.
 
     Returns:
       The directory written, and the number of examples in each of its splits.
@@ -86,10 +94,12 @@ def prepare(
     """
     if "://" in os.fspath(data_dir):
         raise DataError(f"cannot write to {data_dir!s}; prepare in a local folder, and copy that")
-    root = Path(data_dir).expanduser().absolute()
-    if dataset in RECIPES:
-        return _prepare_official(dataset, root, source, verified, report)
-    return _prepare_folder(dataset, root, source, report)
+    root = local_path(data_dir).absolute()
+    if dataset not in RECIPES:
+        return _prepare_files(dataset, root, source, splits, report, notify)
+    if splits is not None:
+        raise DataError(f"{dataset!r} is prepared as a whole; omit the splits")
+    return _prepare_official(dataset, root, source, verified, report)
 
 
 def _prepare_official(
@@ -130,29 +140,31 @@ def _prepare_official(
     return directory, {split.name: len(split) for split in splits}
 
 
-def _prepare_folder(
-    dataset: str, root: Path, source: str | os.PathLike[str] | None, report: Report
+def _prepare_files(
+    dataset: str,
+    root: Path,
+    source: str | os.PathLike[str] | None,
+    split_names: Sequence[str] | None,
+    report: Report,
+    notify: Callable[[str], None],
 ) -> tuple[Path, dict[str, int]]:
     given = os.fspath(dataset if source is None else source)
-    folder = given if "://" in given else os.path.expanduser(given)
-    split_names = list_folders(folder)
-    if not split_names and not is_folder(given):
+    if not (is_table(given) or is_folder(given) or list_folders(given)):
         raise DataError(
             f"unknown data set {dataset!r}{did_you_mean(dataset, RECIPES)}; give one of "
-            f"{', '.join(RECIPES)}, or a folder with train/CLASS/*.jpg"
+            f"{', '.join(RECIPES)}, a folder with train/CLASS/*.jpg or CLASS/*.jpg, or a table "
+            "(.csv) of files and labels"
         )
-    if not split_names:
-        raise DataError(
-            f"{given!r} is not a folder of images; it should hold train/CLASS/*.jpg and "
-            "val/CLASS/*.jpg"
-        )
+    listing = list_files(given, split_names)
+    for class_name in listing.class_names:
+        refuse_blanks(class_name, given)
     name = _data_set_name(dataset)
     directory = _new_directory(root, name, "1.0.0")
-    first = "train" if "train" in split_names else split_names[0]
-    class_names = list_folders(posixpath.join(folder, first))
-    splits = recipes.image_folder(folder, split_names, class_names)
-    info = _folder_info(name, directory, class_names)
-    write_dataset(splits, info, directory, folder, report)
+    splits = recipes.image_files(listing)
+    for line in listing.notices:
+        notify(line)
+    info = _folder_info(name, directory, listing.class_names)
+    write_dataset(splits, info, directory, listing.root, report)
     return directory, {split.name: len(split) for split in splits}
 
 
@@ -206,7 +218,9 @@ def _folder_info(name: str, directory: Path, class_names: tuple[str, ...]) -> An
 
 def _data_set_name(dataset: str) -> str:
     """Converts a folder's name to TFDS's form: lower-case letters, digits, underscores."""
-    base = os.path.basename(os.path.abspath(os.path.expanduser(dataset)))
+    base = os.path.basename(os.path.abspath(expanded(dataset)))
+    if is_table(dataset):
+        base = os.path.splitext(base)[0]
     name = re.sub(r"\W+", "_", base, flags=re.ASCII).strip("_").lower()
     return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
 
@@ -215,7 +229,7 @@ def _unpacked(dataset: str, source: str | os.PathLike[str] | None) -> str | None
     """Returns the source if it is an unpacked ImageNet."""
     if dataset != "imagenet2012" or source is None:
         return None
-    folder = os.path.expanduser(os.fspath(source))
+    folder = expanded(source)
     there = list_folders(folder) if "://" in folder or os.path.isdir(folder) else ()
     return folder if {"train", "val", "validation"} & set(there) else None
 
@@ -230,7 +244,7 @@ def _find(dataset: str, recipe: Recipe, source: str | os.PathLike[str] | None) -
             f"{dataset!r} cannot be downloaded without an account; get {' and '.join(names)} from "
             "image-net.org, and give --source FOLDER"
         )
-    path = Path(source).expanduser()
+    path = local_path(source)
     if path.is_file() and len(names) == 1:
         return {names[0]: path}
     if path.is_file():

@@ -1,9 +1,10 @@
 """The archives of each official data set, and the conversion of its examples."""
 
+import contextlib
 import io
 import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from resnet_jax.data.prepare.archives import (
     unpickle,
 )
 from resnet_jax.data.prepare.writer import Split
-from resnet_jax.data.sources.folders import example_key, list_folders, list_images
+from resnet_jax.data.sources.folders import list_images
+from resnet_jax.data.sources.listing import Listed, Listing, list_folders, visible
 from resnet_jax.errors import DataError
 
 CIFAR10 = (
@@ -146,14 +148,9 @@ def imagenet2012(files: Mapping[str, Path], report: Report) -> Made:
     return splits, {}
 
 
-def image_folder(
-    folder: str, split_names: Sequence[str], class_names: tuple[str, ...]
-) -> list[Split]:
-    """Returns the examples of a folder of images, one split per folder in it."""
-    return [
-        _file_split(folder, name, list_images(folder, name, class_names), example_key)
-        for name in split_names
-    ]
+def image_files(listing: Listing) -> list[Split]:
+    """Returns the examples of a folder or a table of images."""
+    return [_file_split(listing.root, name, images) for name, images in listing.splits.items()]
 
 
 def imagenet_folder(folder: str) -> Made:
@@ -168,8 +165,9 @@ def imagenet_folder(folder: str) -> Made:
                 f"{folder}/{directory}/{strange[0]} is not one of ImageNet's 1,000 classes; remove "
                 "it, or prepare the folder under another name"
             )
-        images = list_images(folder, directory, synsets)
-        splits.append(_file_split(folder, _IMAGENET_FOLDERS[directory], images, posixpath.basename))
+        images, _ = list_images(folder, directory, synsets)
+        images = [image._replace(key=posixpath.basename(image.key)) for image in images]
+        splits.append(_file_split(folder, _IMAGENET_FOLDERS[directory], images))
     return splits, {}
 
 
@@ -254,21 +252,32 @@ def _member_split(path: Path, name: str, members: list[Member], labels: list[int
     return _named_split(name, [m.name for m in members], [m.size for m in members], read, labels)
 
 
-def _file_split(
-    folder: str, name: str, images: list[tuple[str, int]], key_of: Callable[[str], str]
-) -> Split:
+def _file_split(folder: str, name: str, images: Sequence[Listed]) -> Split:
     """Returns a split of files in a folder; their bytes stay unchanged."""
     from etils import epath
 
     root = epath.Path(folder)
-    keys = [key_of(file) for file, _ in images]
-    sizes = [(root / file).stat().length for file, _ in images]
+
+    @contextlib.contextmanager
+    def named(image: Listed) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"image {visible(image.file)!r} of split {name!r} of {folder!r} cannot be read "
+                f"({error.strerror or error}); repair or remove it"
+            ) from error
+
+    def size(image: Listed) -> int:
+        with named(image):
+            return int((root / image.file).stat().length)
 
     def read(index: int) -> bytes:
-        return bytes((root / images[index][0]).read_bytes())
+        with named(images[index]):
+            return bytes((root / images[index].file).read_bytes())
 
-    labels = [label for _, label in images]
-    return _named_split(name, keys, sizes, read, labels)
+    keys, labels = [image.key for image in images], [image.label for image in images]
+    return _named_split(name, keys, list(map(size, images)), read, labels)
 
 
 def _named_split(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.data.prepare.archives import Report
-from resnet_jax.data.sources.folders import shuffle_hash
+from resnet_jax.data.sources.files import shuffle_hash
 from resnet_jax.errors import DataError
 
 

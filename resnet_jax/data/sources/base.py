@@ -1,6 +1,7 @@
 """The protocol of a data source, the source in memory, and the error for a bad image."""
 
 import dataclasses
+import errno
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypedDict, runtime_checkable
@@ -21,7 +22,11 @@ class Example(TypedDict):
 
 @runtime_checkable
 class Source(Protocol):
-    """A sequence of `Example`s; the loader accepts any object with these attributes."""
+    """A sequence of `Example`s; the loader accepts any object with these attributes.
+
+    It may also have `describe(index)`, which returns an image's name, and `notices`, lines for
+    people that `train` and `evaluate` print.
+    """
 
     @property
     def name(self) -> str:
@@ -65,6 +70,8 @@ class ArraySource:
       split: the split, for messages and records.
       root: the folder of the source's files.
       files: the names of the source's files.
+      describe: returns an image's name in the data set; None if images have no names.
+      notices: lines for people about what was found.
 
     Raises:
       DataError: an array has another type or shape.
@@ -77,6 +84,8 @@ class ArraySource:
     split: str = "all"
     root: str = ""
     files: tuple[str, ...] = ()
+    describe: Callable[[int], str] | None = None
+    notices: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -129,6 +138,36 @@ def broken_image(source: Source, index: int, reason: object) -> BadImageError:
     return error
 
 
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the system, not of a file."""
+
+
+def read_example(source: Source, index: int) -> Example:
+    """Returns an example of a source.
+
+    Raises:
+      BadImageError: its file cannot be read: a link that leads nowhere, a lack of permission, ...
+    """
+    try:
+        return source[index]
+    except OSError as error:
+        if error.errno in _SHORTAGES:
+            raise
+        raise broken_image(source, index, error.strerror or error) from error
+
+
+def image_name(source: Source, index: int) -> str:
+    """Returns an image's name in the data set; without one, its place in the split: `test[7]`."""
+    describe = getattr(source, "describe", None)
+    return str(describe(index) if describe else "") or f"{source.split}[{index}]"
+
+
+def notices(*sources: Source) -> list[str]:
+    """Returns the lines for people about what was found in sources, each line once."""
+    lines = (line for source in sources for line in getattr(source, "notices", ()))
+    return list(dict.fromkeys(lines))
+
+
 def read_into_memory(
     source: Source,
     shape: tuple[int, int, int],
@@ -163,5 +202,14 @@ def read_into_memory(
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(decode, range(0, len(source), 1024)):
             pass
-    root, files = getattr(source, "root", ""), getattr(source, "files", ())
-    return ArraySource(images, labels, source.class_names, source.name, source.split, root, files)
+    return ArraySource(
+        images,
+        labels,
+        source.class_names,
+        source.name,
+        source.split,
+        getattr(source, "root", ""),
+        getattr(source, "files", ()),
+        getattr(source, "describe", None),
+        getattr(source, "notices", ()),
+    )

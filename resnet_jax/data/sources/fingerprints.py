@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.sources.base import Source
+from resnet_jax.data.sources.listing import is_remote
 
 _MOST_SIZES = 1000
 _MOST_BYTES = 2**28
@@ -46,12 +47,27 @@ def fingerprint(source: Source) -> dict[str, Any]:
 
 def _digest(root: str, files: Sequence[str]) -> str:
     digest = hashlib.sha256("\n".join(files).encode(errors="surrogateescape"))
-    if "://" not in root:
+    if not is_remote(root):
         sample = files[:: -(-len(files) // _MOST_SIZES)]
-        sizes = [os.path.getsize(os.path.join(root, file)) for file in sample]
+        sizes = [_size(os.path.join(root, file)) for file in sample]
         digest.update(repr(sizes).encode())
-        if sum(sizes) * len(files) <= _MOST_BYTES * len(sample):
+        if sum(size or 0 for size in sizes) * len(files) <= _MOST_BYTES * len(sample):
             for name in files:
-                with open(os.path.join(root, name), "rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+                digest.update(_content_digest(os.path.join(root, name)))
     return digest.hexdigest()
+
+
+def _size(path: str) -> int | None:
+    """Returns a file's size in bytes; None if it cannot be read, as a link that leads nowhere."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
+def _content_digest(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b"unreadable"

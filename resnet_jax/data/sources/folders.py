@@ -1,258 +1,291 @@
-"""Folders of images: `FOLDER/SPLIT/CLASS/*.jpg`, local or in a bucket (`gs://`)."""
+"""Folders of images: `FOLDER/SPLIT/CLASS/*.jpg` or `FOLDER/CLASS/*.jpg`."""
 
-import dataclasses
-import hashlib
-import io
-import itertools
+import collections
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
-import numpy as np
-from etils import epath
-from jaxtyping import Int32
-from PIL import Image
-
-from resnet_jax.data.sources.base import ArraySource, BadImageError, Example, read_into_memory
+from resnet_jax.data.sources.listing import (
+    IMAGE_EXTENSIONS,
+    TRAINING_NAMES,
+    UNREAD_EXTENSIONS,
+    Listed,
+    Listing,
+    class_name,
+    holds_images,
+    is_remote,
+    list_folders,
+    training_split,
+    visible,
+    walk,
+)
+from resnet_jax.data.sources.metadata import find_prepared
 from resnet_jax.errors import DataError, UnknownSplitError, did_you_mean
+from resnet_jax.runtime.files import expanded
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Extensions of image files, in any case, as in torchvision's `ImageFolder`."""
+SPLIT_NAMES = (*TRAINING_NAMES, "val", "valid", "validation", "test", "testing")
+"""Names of folders, in lower case, that are always splits, not classes."""
 
-LARGEST_IN_MEMORY = 128
-"""Largest height and width in pixels of images of one size that are decoded when opened."""
+_LAYOUT = "it should hold train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FolderSource:
-    """A source that reads one file per image and leaves it encoded.
-
-    Attributes:
-      root: the folder.
-      files: the path of each image below the folder, `SPLIT/CLASS/...`.
-      labels: all labels, `int32 [n]`.
-      class_names: one name per class.
-      name: the data set's name, for messages and records.
-      split: the split, for messages and records.
-    """
-
-    root: str
-    files: tuple[str, ...]
-    labels: Int32[np.ndarray, " n"]
-    class_names: tuple[str, ...]
-    name: str
-    split: str
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes."""
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[None, None, int]:
-        """Any size and three channels, to which images are converted as in torchvision's loader."""
-        return None, None, 3
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Example:
-        path = posixpath.join(self.root, self.files[index])
-        if _is_remote(path):
-            return {"image": epath.Path(path).read_bytes(), "label": int(self.labels[index])}
-        with open(path, "rb") as file:
-            return {"image": file.read(), "label": int(self.labels[index])}
-
-    def describe(self, index: int) -> str:
-        """Returns the path of an image's file below the folder."""
-        return self.files[index]
+def is_path(dataset: str) -> bool:
+    """Whether a data set's name is written as a path: `/...`, `./...`, `~/...`, `gs://...`."""
+    return dataset.startswith(("/", "./", "../", "~")) or dataset in (".", "..") or "://" in dataset
 
 
 def is_folder(dataset: str) -> bool:
     """Whether a data set's name denotes a folder of images.
 
-    It is a path (`/...`, `./...`, `~/...`, `gs://...`), or the name of a folder that contains
-    `train` or `val`.
+    It is a path (see `is_path`), or the name of a folder here that `looks_like_images`.
     """
-    if dataset.startswith(("/", "./", "../", "~")) or _is_remote(dataset):
+    return is_path(dataset) or looks_like_images(dataset)
+
+
+def looks_like_images(folder: str) -> bool:
+    """Whether a folder contains `train` or `val`, or at least two folders, all with images."""
+    folders = list_folders(folder)
+    if "train" in folders or "val" in folders:
         return True
-    return any(os.path.isdir(os.path.join(dataset, split)) for split in ("train", "val"))
+    return len(folders) > 1 and all(holds_images(f"{folder}/{name}") for name in folders)
 
 
-def open_folder(
-    folder: str, split: str, *, max_bytes: int, on_bad_image: str = "error"
-) -> ArraySource | FolderSource:
-    """Opens one split of a folder of images.
+def list_folder(folder: str, wanted: Sequence[str] | None = None) -> Listing:
+    """Lists splits of a folder of images.
 
-    Classes are the folders in `train` (or in the split if there is no `train`), sorted by name;
-    images are sorted within each class as in torchvision's `ImageFolder`. A slice such as
-    `train[:90%]` is not the first classes but a fixed selection from all images, the same as after
-    `python -m resnet_jax prepare FOLDER`.
+    The folders in it are splits, unless images lie in them directly: then they are classes, and all
+    images are the split `train`. Names such as `train` and `val` (`SPLIT_NAMES`) are always splits.
+    Classes are the folders in the training split (in each wanted split if there is none), sorted by
+    name; images are sorted within each class as in torchvision's `ImageFolder`.
 
     Args:
       folder: the folder's path.
-      split: a folder in it, or slices and sums of such folders in TFDS's syntax.
-      max_bytes: largest decoded size of small images of one size to hold in memory.
-      on_bad_image: "skip" to keep images encoded if one of them cannot be decoded.
+      wanted: the splits to list; None for all whose images have classes.
+
+    Raises:
+      UnknownSplitError: there is no such split, or its images have no classes.
+      DataError: it is not a folder of images, or a split or class has no images.
+    """
+    root = expanded(folder)
+    try:
+        return _list_folder(folder, root, wanted)
+    except DataError:
+        # A folder with such names is meant to hold images, whatever else lies in it.
+        found = None if _has_splits(list_folders(root)) else find_prepared(root)
+        if found:
+            name, data_dir = found
+            raise DataError(
+                f"{folder!r} holds no images but a prepared data set; give {name} as the data set "
+                f"and {data_dir} as the data_dir"
+            ) from None
+        raise
+
+
+def _list_folder(folder: str, root: str, wanted: Sequence[str] | None) -> Listing:
+    folders = list_folders(root)
+    if not folders:
+        raise DataError(_not_a_folder(folder, root))
+    are_classes = _are_classes(folder, root, folders, wanted)
+    # The path of each split below the root.
+    paths = {"train": ""} if are_classes else {name: name for name in folders}
+    notices = []
+    if wanted is None:
+        blind = [name for name in paths if _lacks_classes(posixpath.join(root, paths[name]))]
+        wanted = [name for name in paths if name not in blind] or list(paths)
+        notices += [
+            f"{visible(folder)}: split {visible(name)!r} is left out, because its images have no "
+            "classes; predict reads them"
+            for name in blind
+        ]
+    for name in wanted:
+        if name not in paths:
+            _refuse_split(name, folder, root, folders, are_classes)
+    training = training_split(tuple(paths))
+    of = [training] if training else wanted
+    named = {tuple(_class_folders(posixpath.join(root, paths[name]))) for name in of}
+    if len(named) > 1:
+        raise DataError(
+            f"splits {', '.join(map(repr, wanted))} of {folder!r} have different classes; choose "
+            "one, or rename the one to train on to 'train'"
+        )
+    (class_names,) = named
+    splits = {}
+    for name in wanted:
+        splits[name], unread = list_images(root, name, class_names, paths[name], training or name)
+        if unread:
+            notices.append(
+                f"{visible(folder)}: split {visible(name)!r} leaves out {unread}, which are not "
+                "read; convert them to JPEG or PNG"
+            )
+    return Listing(root, splits, class_names, (*notices, *_order_notices(class_names, folder)))
+
+
+def list_images(
+    root: str,
+    split: str,
+    class_names: Sequence[str],
+    below: str | None = None,
+    training: str = "train",
+) -> tuple[list[Listed], str]:
+    """Lists a split's images, sorted as in `ImageFolder`.
+
+    Args:
+      root: the folder.
+      split: the split's name.
+      class_names: the classes, in the order of their labels.
+      below: the path of the split's class folders below `root`; by default the split's name.
+      training: the split whose classes these are, for messages.
 
     Returns:
-      An `ArraySource` if all images have one size of at most `LARGEST_IN_MEMORY` pixels per side
-      and fit in `max_bytes`, otherwise a `FolderSource`.
+      The images, and what is left out, such as "3 files ending in .heic", or "".
 
     Raises:
-      DataError: there is no such folder or split, or a split or class has no images.
-    """
-    root = folder if _is_remote(folder) else os.path.expanduser(folder)
-    splits = list_folders(root)
-    if not splits:
-        raise DataError(
-            f"{folder!r} is not a folder of images; it should hold train/CLASS/*.jpg and "
-            "val/CLASS/*.jpg"
-        )
-    listed: dict[str, list[tuple[str, int]]] = {}
-    class_names: tuple[str, ...] = ()
-    for name in dict.fromkeys(part.split("[")[0].strip() for part in split.split("+")):
-        if name not in splits:
-            raise UnknownSplitError(
-                f"no split {name!r} in folder {folder!r}{did_you_mean(name, splits)}; choose from "
-                f"{', '.join(splits)}, slices and sums of them such as 'train[:90%]'"
-            )
-        names = list_folders(posixpath.join(root, "train" if "train" in splits else name))
-        class_names = class_names or names
-        if class_names != names:
-            raise DataError(f"splits {split!r} of {folder!r} have different classes; choose one")
-        listed[name] = list_images(root, name, class_names)
-    files, labels = zip(*_select(split, listed, folder), strict=True)
-    source = FolderSource(root, files, np.array(labels, np.int32), class_names, folder, split)
-    shape = _common_shape(source)
-    if shape and len(source) * np.prod(shape) <= max_bytes:
-        try:
-            return read_into_memory(source, shape, lambda indices: map(source.__getitem__, indices))
-        except BadImageError as error:
-            if not error.other_shape and on_bad_image != "skip":
-                raise
-    return source
-
-
-def list_folders(path: str) -> tuple[str, ...]:
-    """Returns the sorted names of the folders in a folder; empty if it does not exist."""
-    directory = epath.Path(path)
-    if not directory.is_dir():
-        return ()
-    children = (child for child in directory.iterdir() if not child.name.startswith("."))
-    return tuple(sorted(child.name for child in children if child.is_dir()))
-
-
-def list_images(root: str, split: str, class_names: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Returns the (path below `root`, label) of a split's images, sorted as in `ImageFolder`.
-
-    Raises:
+      UnknownSplitError: the split's images have no classes.
       DataError: there is no class, or a class is empty or not in `class_names`.
     """
-    there = list_folders(posixpath.join(root, split))
+    below = split if below is None else below
+    there = _class_folders(posixpath.join(root, below))
+    if not there and _lacks_classes(posixpath.join(root, below)):
+        raise UnknownSplitError(
+            f"the images of split {split!r} of folder {root!r} have no classes, because they are "
+            f"not in {split}/CLASS/; sort them into such folders, or let predict read them"
+        )
     if not there:
         raise DataError(
             f"split {split!r} of folder {root!r} is empty; it should hold {split}/CLASS/*.jpg"
         )
-    if strange := sorted(set(there) - set(class_names)):
+    if strange := sorted(there.keys() - set(class_names)):
         raise DataError(
-            f"class {strange[0]!r} is in {split!r} of folder {root!r} but not in 'train'"
+            f"class {strange[0]!r} is in {split!r} of folder {root!r} but not in {training!r}"
             f"{did_you_mean(strange[0], class_names)}; every class needs training images"
         )
-    images: list[tuple[str, int]] = []
-    for label, class_name in enumerate(class_names):
-        if class_name not in there:
+    images: list[Listed] = []
+    unread: collections.Counter[str] = collections.Counter()
+    start = len(below) + 1 if below else 0
+    for label, name in enumerate(class_names):
+        if name not in there:
             continue  # No other class gets its label.
-        start = len(images)
-        folder = posixpath.join(root, split, class_name)
-        for parent, names in sorted(_walk(folder)):
-            below = posixpath.join(split, class_name, posixpath.relpath(parent, folder))
-            images += [
-                (posixpath.normpath(posixpath.join(below, name)), label)
-                for name in sorted(names)
-                if name.lower().endswith(IMAGE_EXTENSIONS)
-            ]
-        if len(images) == start:
+        files, others = _files(root, posixpath.join(below, there[name]))
+        images += [Listed(file, label, file[start:]) for file in files]
+        unread += others
+        if not files:
+            found = f" but {_counted(others)}" if others else ""
             raise DataError(
-                f"class {class_name!r} of split {split!r} of folder {root!r} has no images; "
+                f"class {name!r} of split {split!r} of folder {root!r} has no images{found}; "
                 f"remove the folder, or put {', '.join(IMAGE_EXTENSIONS)} files into it"
             )
-    return images
+    return images, _counted(unread)
 
 
-def example_key(file: str) -> str:
-    """Returns an image's shuffling key: its path below the folder of its split."""
-    return file.partition("/")[2]
+def _are_classes(
+    folder: str, root: str, folders: Sequence[str], wanted: Sequence[str] | None
+) -> bool:
+    """Whether the folders in a folder are classes, not splits."""
+    if _has_splits(folders):
+        return False
+    direct = [name for name in folders if holds_images(posixpath.join(root, name))]
+    if not direct:
+        return False
+    for name in folders:
+        path = posixpath.join(root, name)
+        if name in direct or not any(holds_images(f"{path}/{each}") for each in list_folders(path)):
+            continue
+        if wanted is not None and set(wanted) <= set(folders):
+            return False
+        raise DataError(
+            f"{folder!r} has images in {direct[0]!r}, as if that were a class, and in folders in "
+            f"{name!r}, as if that were a split; put all classes into {folder}/train"
+        )
+    return True
 
 
-def shuffle_hash(split: str, key: str | int) -> bytes:
-    """Returns TFDS's sorting key of an example: MD5 of the split's name and the example's key."""
-    return hashlib.md5(f"{split}{key}".encode(), usedforsecurity=False).digest()
+def _has_splits(folders: Sequence[str]) -> bool:
+    return any(name.lower() in SPLIT_NAMES for name in folders)
 
 
-def _select(
-    spec: str, listed: dict[str, list[tuple[str, int]]], folder: str
-) -> list[tuple[str, int]]:
-    """Selects the images of a split in TFDS's syntax."""
-    # Imported here because it takes longer than all other imports of this package.
-    from tensorflow_datasets.core import splits as tfds_splits
+def _class_folders(path: str) -> dict[str, str]:
+    """Returns class → name of its folder, sorted by class, of the folders in a folder."""
+    classes: dict[str, str] = {}
+    for name in list_folders(path):
+        other = classes.setdefault(class_name(name), name)
+        if other != name:
+            raise DataError(
+                f"folders {other!a} and {name!a} in {path!r} are one class in two spellings; move "
+                "the images of one into the other"
+            )
+    return dict(sorted(classes.items()))
 
-    infos = [
-        tfds_splits.SplitInfo(name=name, shard_lengths=[len(images)], num_bytes=0)
-        for name, images in listed.items()
-    ]
-    try:
-        instruction = tfds_splits.AbstractSplit.from_spec(spec)
-        parts = instruction.to_absolute(tfds_splits.SplitDict(infos))
-    except (KeyError, ValueError, AssertionError) as error:
-        there = ", ".join(f"{name} ({len(images)} images)" for name, images in listed.items())
+
+def _lacks_classes(path: str) -> bool:
+    """Whether images lie in a split's folder, not in folders in it."""
+    return not list_folders(path) and holds_images(path)
+
+
+def _files(root: str, below: str) -> tuple[list[str], collections.Counter[str]]:
+    """Returns the images below a folder, and the numbers of files left out by extension."""
+    folder = posixpath.join(root, below)
+    images: list[str] = []
+    unread: collections.Counter[str] = collections.Counter()
+    for parent, names in sorted(walk(folder)):
+        inner = posixpath.join(below, posixpath.relpath(parent, folder))
+        for name in sorted(names):
+            extension = posixpath.splitext(name)[1].lower()
+            if extension in IMAGE_EXTENSIONS:
+                images.append(posixpath.normpath(posixpath.join(inner, name)))
+            elif extension in UNREAD_EXTENSIONS:
+                unread[extension] += 1
+    return images, unread
+
+
+def _counted(extensions: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{count} {'file' if count == 1 else 'files'} ending in {extension}"
+        for extension, count in sorted(extensions.items())
+    )
+
+
+def _order_notices(class_names: Sequence[str], folder: str) -> list[str]:
+    """Returns a notice if the classes are numbers, but not in the order of numbers."""
+    if not all(name.isdecimal() for name in class_names):
+        return []
+    for first, second in zip(class_names, class_names[1:], strict=False):
+        if int(first) > int(second):
+            return [
+                f"{visible(folder)}: classes are in the order of text, {first} before {second}; "
+                f"for that of numbers, rename {second} to {second.zfill(len(first))} and so on, "
+                "or give a table (.csv) of files and labels"
+            ]
+    return []
+
+
+def _not_a_folder(folder: str, root: str) -> str:
+    """Returns the error for a folder in which there are no folders."""
+    if not is_remote(root) and os.path.isfile(root):
+        return (
+            f"{folder!r} is a file; give a folder of images ({_LAYOUT}) or a table (.csv, .parquet)"
+        )
+    if is_remote(root) or not os.path.isdir(root) or not holds_images(root):
+        return f"{folder!r} is not a folder of images; {_LAYOUT}"
+    return (
+        f"{folder!r} holds images but no folders of classes; {_LAYOUT}; or list files and labels "
+        "in a table (.csv), or let predict read the folder"
+    )
+
+
+def _refuse_split(
+    name: str, folder: str, root: str, folders: Sequence[str], are_classes: bool
+) -> NoReturn:
+    """Raises the error for a split that does not exist."""
+    listed = ", ".join(folders[:5]) + (", ..." if len(folders) > 5 else "")
+    if are_classes:
         raise UnknownSplitError(
-            f"no split {spec!r} in folder {folder!r} with {there}; give splits, slices and sums "
-            "of them such as 'train[:90%]'"
-        ) from error
-    chosen = []
-    for part in parts:
-        images = listed[part.splitname]
-        order: list[int] | range = range(len(images))
-        wanted = slice(part.from_, part.to)
-        if len(order[wanted]) < len(images):
-            keys = [shuffle_hash(part.splitname, example_key(file)) for file, _ in images]
-            order = sorted(order, key=keys.__getitem__)
-        chosen += [images[index] for index in sorted(order[wanted])]
-    if not chosen:
-        raise DataError(f"split {spec!r} of folder {folder!r} is empty; widen the slice")
-    return chosen
-
-
-def _common_shape(source: FolderSource) -> tuple[int, int, int] | None:
-    """Returns the shape that a sample of images shares if it is small; others may differ."""
-    sizes = set()
-    for index in itertools.islice(range(0, len(source), max(1, len(source) // 8)), 8):
-        try:
-            file = source[index]["image"]
-            sizes.add(Image.open(io.BytesIO(bytes(file))).size)
-        except Exception:  # Decoding reports it later, by name.
-            return None
-    width, height = sizes.pop()
-    if sizes or max(width, height) > LARGEST_IN_MEMORY:
-        return None
-    return height, width, 3
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Yields this folder and all folders below it, each with the names in it."""
-    if not _is_remote(folder):
-        # Links to folders are followed, as in torchvision but not in epath.
-        for path, _, names in os.walk(folder, followlinks=True):
-            yield path, names
-        return
-    children = list(epath.Path(folder).iterdir())
-    yield folder, [child.name for child in children]
-    for child in children:
-        # Checking every image would take one request per file.
-        if not child.name.lower().endswith(IMAGE_EXTENSIONS) and child.is_dir():
-            yield from _walk(posixpath.join(folder, child.name))
-
-
-def _is_remote(path: str) -> bool:
-    return "://" in path
+            f"no split {name!r} in folder {folder!r}: it holds the classes {listed}, not splits, "
+            "so all its images are 'train'; slice that, such as 'train[:80%]' and 'train[80%:]'"
+        )
+    inner = [each for each in folders if name in list_folders(posixpath.join(root, each))]
+    there = f", but in {posixpath.join(folder, inner[0])!r}: give that" if inner else ""
+    raise UnknownSplitError(
+        f"no split {name!r} in folder {folder!r}{there}{did_you_mean(name, folders)}; choose from "
+        f"{listed}, slices and sums of them such as 'train[:90%]'"
+    )

@@ -61,6 +61,46 @@ def check_files(builder: Any, dataset: str) -> None:
                 )
 
 
+def check_class_names(folder: str) -> None:
+    """Raises a `DataError` if TFDS would cut off part of a class name in `label.labels.txt`."""
+    try:
+        text = Path(folder, "label.labels.txt").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return  # TFDS numbers the classes, or reports it.
+    for name in text.split("\n"):
+        refuse_blanks(name, f"{folder}/label.labels.txt")
+
+
+def refuse_blanks(name: str, place: str) -> None:
+    """Raises a `DataError` if TFDS cannot store a class name, one per line without blanks."""
+    if name != name.strip() or "\n" in name:
+        raise DataError(
+            f"class {name!r} of {place} has blanks at an end or a line break, which TFDS cuts off; "
+            "rename it"
+        )
+
+
+def find_prepared(folder: str) -> tuple[str, str] | None:
+    """Finds the data set that TFDS prepared in a folder, the data set's own or that of a version.
+
+    Returns:
+      `name[/config]:version` and the folder of data sets, or None.
+    """
+    # It may be a version, a data set, or the folder of data sets.
+    for depth in range(3):
+        for path in sorted(Path(folder).glob("*/" * depth + "dataset_info.json")):
+            try:
+                name = json.loads(path.read_text(encoding="utf-8"))["name"]
+            except (OSError, ValueError, TypeError, KeyError, RecursionError):
+                continue
+            version = Path(os.path.abspath(path)).parent
+            for own in version.parents:
+                if own.name == name:
+                    config = version.parent.relative_to(own.parent).as_posix()
+                    return f"{config}:{version.name}", str(own.parent)
+    return None
+
+
 def _class_names(text: str) -> list[str]:
     """Returns all class names in a JSON text, including those in nested JSON strings."""
     names, left = [], [json.loads(text)]

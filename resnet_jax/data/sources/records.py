@@ -8,6 +8,7 @@ are decoded. None of them needs TensorFlow.
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,19 @@ from resnet_jax.data.sources.base import (
     Source,
     read_into_memory,
 )
-from resnet_jax.data.sources.folders import is_folder, open_folder
-from resnet_jax.data.sources.metadata import check_features, check_files
+from resnet_jax.data.sources.files import open_files
+from resnet_jax.data.sources.folders import is_folder, is_path, looks_like_images
+from resnet_jax.data.sources.listing import holds_images, is_system_name
+from resnet_jax.data.sources.metadata import (
+    check_class_names,
+    check_features,
+    check_files,
+    find_prepared,
+)
+from resnet_jax.data.sources.tables import is_table
 from resnet_jax.errors import DataError, UnknownSplitError, did_you_mean
 from resnet_jax.registry import Registry
+from resnet_jax.runtime.files import expanded, has_home
 
 BUNDLED_DIR = Path(__file__).parents[1] / "bundled"
 """The `data_dir` of the bundled data sets."""
@@ -99,7 +109,7 @@ class RecordSource:
 
         feature = tf_example_pb2.Example.FromString(self.records[index]).features.feature
         names = (feature[key].bytes_list.value for key in _NAMES if key in feature)
-        return next((name[0].decode(errors="replace") for name in names if name), "")
+        return next((name[0].decode(errors="backslashreplace") for name in names if name), "")
 
 
 def open_source(
@@ -109,7 +119,7 @@ def open_source(
     *,
     on_bad_image: str = "error",
 ) -> Source:
-    """Opens one split of a prepared TFDS data set, a folder of images, or a custom data set.
+    """Opens one split of a prepared TFDS data set, of a folder or table, or of a custom data set.
 
     It only reads files: it needs neither TensorFlow nor the code that made the data set, and
     downloads nothing. A folder may be in a bucket (`gs://...`, which needs gcsfs); ArrayRecord
@@ -118,11 +128,12 @@ def open_source(
     Args:
       dataset: TFDS's name, `name[/config][:version]`, of a data set in ArrayRecord form with the
         features `image` (uint8) and `label` (a class label); or one of `BUNDLED`; or the path of
-        a folder with `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, see `open_folder`; or a name of
+        a folder with `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or only `CLASS/*.jpg`; or the path
+        of a table, `.csv` or `.parquet`, with a column `file` and a column `label`; or a name of
         `register_dataset`.
       split: TFDS's split syntax: `"train"`, `"train[:45000]"`, `"train[90%:]"`, `"train+test"`.
       data_dir: the folder of data sets; None for TFDS's own (`TFDS_DATA_DIR`, or
-        `~/tensorflow_datasets`). Bundled data sets and folders ignore it.
+        `~/tensorflow_datasets`). Bundled data sets, folders and tables ignore it.
       on_bad_image: effect of an undecodable image in a data set that would be decoded here:
         "error" raises, "skip" leaves the data set encoded and the image to the loader.
 
@@ -137,10 +148,21 @@ def open_source(
     if dataset in DATASETS:
         own: Source = DATASETS[dataset](split, data_dir)
         return own
-    if is_folder(dataset):
-        return open_folder(dataset, split, max_bytes=MAX_BYTES_IN_MEMORY, on_bad_image=on_bad_image)
-    directory = BUNDLED_DIR if dataset in BUNDLED else data_dir
-    data_dir = None if directory is None else os.path.expanduser(directory)
+    directory = BUNDLED_DIR if dataset.partition(":")[0] in BUNDLED else data_dir
+    data_dir = None if directory is None else expanded(directory)
+    if is_table(dataset) or is_folder(dataset):
+        return open_files(
+            dataset,
+            split,
+            max_bytes=MAX_BYTES_IN_MEMORY,
+            on_bad_image=on_bad_image,
+            notices=_choose_folder(dataset, data_dir),
+        )
+    if data_dir is None and not os.environ.get("TFDS_DATA_DIR") and not has_home():
+        raise DataError(
+            f"data set {dataset!r} has no default folder, because there is no home folder; give "
+            "data_dir, or set TFDS_DATA_DIR"
+        )
     builder = _open_builder(dataset, data_dir)
     image, label = _features(builder, dataset)
     splits = builder.info.splits
@@ -192,16 +214,63 @@ def _open_builder(dataset: str, data_dir: str | None) -> Any:
     try:
         builder = read_only_builder.builder_from_files(dataset, data_dir=data_dir)
     except DatasetNotFoundError as error:
-        raise DataError(
-            f"data set {dataset!r} not found{did_you_mean(dataset, _known(dataset, data_dir))}; "
-            f"{_remedy(dataset, data_dir)}"
-        ) from error
+        remedy = _elsewhere(dataset, data_dir) or (
+            f"{did_you_mean(dataset, _known(dataset, data_dir))}; {_remedy(dataset, data_dir)}"
+        )
+        raise DataError(f"data set {dataset!r} not found{remedy}") from error
     except Exception as error:  # Damaged files make TFDS raise any exception.
         raise DataError(
             f"cannot open data set {dataset!r} ({_first_line(error)}); {_remedy(dataset, data_dir)}"
         ) from error
     check_files(builder, dataset)
+    check_class_names(str(builder.data_dir))
     return builder
+
+
+def _choose_folder(dataset: str, data_dir: str | None) -> tuple[str, ...]:
+    """Returns a notice if a name is that of a folder here although `data_dir` is given.
+
+    Raises:
+      DataError: the name is also that of a data set or a folder in `data_dir`.
+    """
+    if is_path(dataset) or is_table(dataset):
+        return ()
+    from tensorflow_datasets.core.utils import file_utils
+
+    for directory in file_utils.list_data_dirs(given_data_dir=data_dir):
+        there = os.path.join(directory, dataset)
+        if os.path.realpath(there) == os.path.realpath(dataset):
+            return ()
+        found = find_prepared(there)
+        if found or (data_dir and looks_like_images(there)):
+            raise DataError(
+                f"{dataset!r} is a folder here, and there is one in {directory}; give ./{dataset} "
+                f"for the one here, {found[0] if found else there} for the other"
+            )
+    if data_dir is None:
+        return ()
+    return (f"{dataset!r} is the folder {os.path.abspath(dataset)}, not one in {data_dir}",)
+
+
+def _elsewhere(dataset: str, data_dir: str | None) -> str:
+    """Returns where a data set is that is not found in `data_dir`, and what to give, or ""."""
+    name = re.split("[:/]", dataset)[0]
+    if data_dir:
+        found = find_prepared(data_dir)
+        own = found and re.split("[:/]", found[0])[0] == name
+        if found and own and found[1] != os.path.abspath(data_dir):
+            return f" in {data_dir}, which is its own folder; give {found[1]} as the data_dir"
+        there = os.path.join(data_dir, dataset)
+        if looks_like_images(there) or os.path.isdir(there) and holds_images(there):
+            return f": {there} is a folder of images; give that path as the data set"
+    if found := find_prepared(dataset):
+        return (
+            f": that is the folder of a prepared data set; give {found[0]} as the data set and "
+            f"{found[1]} as the data_dir"
+        )
+    if os.path.isdir(dataset):
+        return f", only a folder here; give ./{dataset} for that"
+    return ""
 
 
 def _known(dataset: str, data_dir: str | None) -> list[str]:
@@ -210,7 +279,8 @@ def _known(dataset: str, data_dir: str | None) -> list[str]:
 
     there = os.listdir(data_dir) if data_dir and os.path.isdir(data_dir) else ()
     recipes = () if dataset in RECIPES else RECIPES
-    return [name for name in (*BUNDLED, *DATASETS, *recipes, *there) if name != dataset]
+    names = (*BUNDLED, *DATASETS, *recipes, *there)
+    return [name for name in names if name != dataset and not is_system_name(name)]
 
 
 def _remedy(dataset: str, data_dir: str | None) -> str:

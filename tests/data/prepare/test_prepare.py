@@ -56,6 +56,8 @@ def test_cifar10(tmp_path, protocol):
         assert source.class_names == tuple(archive_files.CLASSES_OF_CIFAR)
         np.testing.assert_array_equal(source.images, images[order])
         np.testing.assert_array_equal(source.labels, labels[order])
+        ids = [data.image_name(source, index) for index in range(len(source))]
+        assert ids == [f"{split}_{index:05d}" for index in order]
     assert no_incomplete_files(tmp_path / "data")
 
 

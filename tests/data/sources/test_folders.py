@@ -135,6 +135,18 @@ def test_a_folder_may_lie_in_a_bucket(photographs, monkeypatch):
     local = data.open_source(str(photographs), "train[:40%]")
     assert remote.files == local.files and len(remote) == 13
     assert [remote[i] for i in range(13)] == [local[i] for i in range(13)]
+    # As a folder of classes, and as a table.
+    remote = data.open_source("gs://bucket/train", "train[:40%]")
+    local = data.open_source(str(photographs / "train"), "train[:40%]")
+    assert remote.files == local.files and remote[0] == local[0]
+    table = "file,label\ntrain/ant/1.jpg,ant\nval/bee/1.bmp,bee\n"
+    (photographs / "photos.csv").write_text(table)
+    remote = data.open_source("gs://bucket/photos.csv", "train")
+    assert [remote.describe(i) for i in range(2)] == ["train/ant/1.jpg", "val/bee/1.bmp"]
+    assert remote[1]["image"] == (photographs / "val/bee/1.bmp").read_bytes()
+    (photographs / "photos.csv").write_text(table.replace("1.bmp", "9.bmp"))
+    with pytest.raises(data.DataError, match="line 3 .*9.bmp"):
+        data.open_source("gs://bucket/photos.csv", "train")
 
 
 def test_names_and_paths_are_told_apart(photographs, tmp_path, monkeypatch):

@@ -250,6 +250,47 @@ def test_images_that_are_not_what_is_said_are_refused(tmp_path, rng):
         data.open_source("text", "train", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["bee ", " bee", "bee\t"])
+def test_class_names_that_tfds_cuts_off_are_refused(tmp_path, name):
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    make_tfds_dataset(tmp_path, "odd", images, [0, 1], class_names=["ant", name])
+    with pytest.raises(data.DataError) as raised:
+        data.open_source("odd", "train", tmp_path)
+    assert f"class {name!r} of {tmp_path}/odd/1.0.0/label.labels.txt" in str(raised.value)
+
+
+def test_names_from_another_system_are_read(tmp_path):
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    folder = make_tfds_dataset(tmp_path, "odd", images, [0, 1], class_names=["ant", "bee"])
+    (folder / "label.labels.txt").write_bytes(b"ant\r\nbee\r\n")
+    assert data.open_source("odd", "train", tmp_path).class_names == ("ant", "bee")
+
+
+def test_what_a_system_leaves_beside_a_data_set_is_no_part_of_it(tmp_path):
+    folder = make_tfds_dataset(tmp_path, "small", np.zeros((2, 4, 4, 3), np.uint8), [0, 1])
+    for parent in (tmp_path, folder.parent, folder):
+        (parent / ".DS_Store").touch()
+        (parent / "@eaDir").mkdir()
+    assert len(data.open_source("small", "train", tmp_path)) == 2
+
+
+def test_images_in_memory_keep_their_names(tmp_path):
+    """Those of the records; without any, their places in the split."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3), np.uint8)
+    for i, image in enumerate(images):
+        path = tmp_path / "photos" / "train" / "a" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(image))
+    names = [f"train/a/{i}.png" for i in range(4)]
+    folder = data.open_source(str(tmp_path / "photos"), "train[1:3]")
+    assert isinstance(folder, data.ArraySource)
+    assert {data.image_name(folder, i) for i in range(2)} < set(names)
+    make_tfds_dataset(tmp_path, "nameless", images, [0] * 4)
+    nameless = pickle.loads(pickle.dumps(data.open_source("nameless", "train[1:]", tmp_path)))
+    assert isinstance(nameless, data.ArraySource)
+    assert data.image_name(nameless, 2) == "train[1:][2]"
+
+
 def test_missing_labels_are_refused(tmp_path, rng):
     images = rng.integers(0, 9, (2, 4, 4, 3), np.uint8)
     features = {"image": image_feature((-1, -1, 3)), "label": label_feature(2)}

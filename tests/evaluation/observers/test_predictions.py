@@ -1,5 +1,6 @@
-"""Predictions as Parquet, read by pyarrow alone."""
+"""Predictions as Parquet, read by pyarrow alone, and as CSV, read by the csv module."""
 
+import csv
 import sys
 
 import numpy as np
@@ -35,6 +36,52 @@ def test_every_image_has_its_row(tmp_path):
     assert columns["file"] == [f"image {row}" for row in range(9)]
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(columns["scores"], softmax, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "header"),
+    [
+        (["a b", "ü,\n", "c"], ["a b", "ü,\n", "c"]),
+        (["a", "b", "a"], ["score_0", "score_1", "score_2"]),
+        (["a", "b", "label"], ["score_0", "score_1", "score_2"]),
+        (["a", "b"], ["score_0", "score_1", "score_2"]),
+    ],
+)
+def test_a_csv_file(tmp_path, monkeypatch, class_names, header):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    logits = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+    predictions = Predictions(4, ".csv")
+    predictions(scored(logits, [2, 0, 1], index=[3, 0, 2]))
+    names = ["a.jpg", "", 'b,"\n.jpg', "caf\udce9.jpg"]
+    predictions.write(tmp_path / "scores.CSV", class_names, names.__getitem__)
+    with open(tmp_path / "scores.CSV", newline="", encoding="utf-8") as file:
+        first, *rows = csv.reader(file)
+    assert first == ["index", "file", "label", "prediction", *header]
+    assert [row[:3] for row in rows] == [
+        ["0", "a.jpg", "0"],
+        ["2", 'b,"\n.jpg', "1"],
+        ["3", "caf\\udce9.jpg", "2"],
+    ]
+    softmax = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True))[[1, 2, 0]]
+    assert [int(row[3]) for row in rows] == softmax.argmax(1).tolist()
+    np.testing.assert_allclose([list(map(float, row[4:])) for row in rows], softmax, rtol=1e-5)
+
+
+def test_a_csv_file_without_names(tmp_path):
+    predictions = Predictions(1, ".csv")
+    predictions(scored([[0.0, 1.0]], [1]))
+    predictions.write(tmp_path / "scores.csv")
+    first, second = (tmp_path / "scores.csv").read_text().splitlines()
+    assert first == "index,label,prediction,score_0,score_1" and second.startswith("0,1,1,0.26894")
+
+
+def test_names_that_are_no_valid_text(tmp_path):
+    predictions = Predictions(1)
+    predictions(scored([[0.0, 1.0]], [1]))
+    predictions.write(tmp_path / "scores.parquet", ["a", "\udce9"], lambda row: "caf\udce9.jpg")
+    table = parquet.read_table(tmp_path / "scores.parquet")
+    assert table["file"].to_pylist() == ["caf\\udce9.jpg"]
+    assert table.schema.metadata[b"class_names"] == b"a\n\\udce9"
 
 
 def test_images_without_names_and_without_scores(tmp_path):
