@@ -15,9 +15,17 @@ from resnet_jax.data.loading.batches import (
 )
 from resnet_jax.data.loading.iterator import TrainIterator, train_iterator
 from resnet_jax.data.loading.resident import can_be_resident, cut, resident_arrays
-from resnet_jax.data.sources.base import ArraySource, BadImageError, Example, Source
+from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.sources.base import (
+    ArraySource,
+    BadImageError,
+    Example,
+    Source,
+    image_name,
+    notices,
+)
+from resnet_jax.data.sources.files import FolderSource
 from resnet_jax.data.sources.fingerprints import fingerprint
-from resnet_jax.data.sources.folders import FolderSource
 from resnet_jax.data.sources.records import (
     BUNDLED,
     DATASETS,
@@ -66,6 +74,7 @@ __all__ = [
     "register_dataset",
     "register_preprocess",
     "PadCropMirror",
+    "Preprocessing",
     "RandomResizedCrop",
     "RandomScaleCrop",
     "RecordSource",
@@ -78,7 +87,9 @@ __all__ = [
     "eval_batches",
     "eval_transform",
     "fingerprint",
+    "image_name",
     "make_normalization",
+    "notices",
     "open_source",
     "pca_color",
     "pca_shift",

@@ -1,31 +1,53 @@
 """Reads weights files from disk: arrays by name, or one clear error."""
 
+import contextlib
+import io
 import os
 import pickle
 import pickletools
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnet_jax.errors import WeightsError
-from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.files import local_path, write_atomically
 
 MAX_BYTES = 2**32
 """Maximum number of bytes of arrays; the largest networks here have 0.4 GB."""
 
 TORCH_ENDINGS = (".pth", ".th", ".pt", ".bin", ".ckpt", ".tar")
 
+# The names of NumPy's types for those of safetensors.
+_FLOAT8 = {
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
+_OTHER_TYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"},
+}
+
+
+SHIPPED = Path(__file__).with_name("pretrained")
+"""The folder of the weights that come with the package, `NAME.safetensors`."""
+
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """Returns the path of an existing, readable file.
+    """Returns the path of an existing, readable file, or that of the shipped weights of a name.
 
     Raises:
       WeightsError: the file does not exist or is not readable.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
+    shipped = SHIPPED / f"{path}.safetensors"
+    if not path.exists() and not path.suffix and shipped.is_file():
+        return shipped
     if not path.is_file():
         kind = "is a folder, not a weights file" if path.is_dir() else "does not exist"
         raise WeightsError(f"{path} {kind}; give the path of a weights file")
@@ -40,7 +62,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     Raises:
       WeightsError: the folder does not exist, or cannot be written to.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if not path.parent.is_dir():
         raise WeightsError(f"there is no folder {path.parent}; create it first")
     try:
@@ -50,21 +72,56 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the arrays of a .safetensors file and its metadata.
+    """Returns the arrays of a .safetensors file and its metadata; 8-bit floats become float32.
 
     Raises:
       WeightsError: the file is damaged or not a safetensors file.
     """
+    with _open_safetensors(path) as file:
+        types = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        if any(dtype in _FLOAT8 for dtype in types.values()):
+            return _read_float8(path), file.metadata() or {}
+        return {name: file.get_tensor(name) for name in types}, file.metadata() or {}
+
+
+def safetensors_header(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Returns the names of the arrays of a .safetensors file and its metadata.
+
+    Raises:
+      WeightsError: the file is damaged or not a safetensors file.
+    """
+    with _open_safetensors(path) as file:
+        return list(file.keys()), file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            yield file
     except (SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path.name} cannot be read: it is damaged or not a safetensors file"
             f" ({first_line(error)}); fetch it again"
         ) from error
+
+
+def _read_float8(path: Path) -> dict[str, np.ndarray]:
+    """Reads a file with 8-bit floats, for which the library has no NumPy type."""
+    import ml_dtypes
+    from safetensors import deserialize
+
+    arrays = {}
+    for name, entry in deserialize(path.read_bytes()):
+        dtype = _FLOAT8.get(entry["dtype"]) or _OTHER_TYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ValueError(f"{name} has the type {entry['dtype']}")
+        flat = np.frombuffer(entry["data"], getattr(ml_dtypes, dtype, dtype))
+        array = flat.reshape(entry["shape"])
+        arrays[name] = array.astype(np.float32) if entry["dtype"] in _FLOAT8 else array
+    return arrays
 
 
 def read_torch(path: Path) -> Any:
@@ -97,13 +154,15 @@ def read_torch(path: Path) -> Any:
 
 
 def read_keras(path: Path) -> dict[str, Any]:
-    """Returns the arrays of an .h5, .weights.h5 or .npz file by ".../LAYER/WEIGHT".
+    """Returns the arrays of an .h5, .weights.h5, .keras or .npz file by ".../LAYER/WEIGHT".
 
     Raises:
       WeightsError: the file is damaged or has another format; or h5py is not installed.
     """
     try:
-        return _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        return _read_h5(_weights_in(path) if path.suffix == ".keras" else path)
     except ImportError as error:
         raise WeightsError(
             f"reading {path.name} needs h5py: python -m pip install 'resnet-jax[keras]'"
@@ -111,9 +170,10 @@ def read_keras(path: Path) -> dict[str, Any]:
     except WeightsError:
         raise
     except Exception as error:
-        kind = "archive of numpy.savez" if path.suffix == ".npz" else "HDF5 file"
+        kinds = {".npz": "an archive of numpy.savez", ".keras": "a model of Keras"}
+        kind = kinds.get(path.suffix, "an HDF5 file")
         raise WeightsError(
-            f"{path.name} cannot be read: it is damaged or not an {kind}"
+            f"{path.name} cannot be read: it is damaged or not {kind}"
             f" ({first_line(error)}); fetch it again"
         ) from error
 
@@ -127,7 +187,15 @@ def _read_npz(path: Path) -> dict[str, Any]:
         return dict(archive)
 
 
-def _read_h5(path: Path) -> dict[str, Any]:
+def _weights_in(path: Path) -> io.BytesIO:
+    """Returns the HDF5 file inside a .keras file; its other parts, such as code, are not read."""
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("model.weights.h5")
+        _check_size(member.file_size)
+        return io.BytesIO(archive.read(member))
+
+
+def _read_h5(path: Path | io.BytesIO) -> dict[str, Any]:
     import h5py
 
     arrays: dict[str, Any] = {}
@@ -155,7 +223,10 @@ def _with_own_name(name: str, item: Any) -> str:
     """Returns a weight's name; Keras 3 stores the layer's name as an attribute of its group."""
     layer, _, weight = name.rpartition("/vars/")
     own = item.parent.attrs.get("name") if layer else None
-    return f"{layer if own is None else own}/{weight}" if layer else name
+    if own is not None:
+        # The groups around it keep two networks in one file apart.
+        layer = f"{layer.rpartition('/')[0]}/{own}".lstrip("/")
+    return f"{layer}/{weight}" if layer else name
 
 
 def _other_than_tensors(path: Path, error: Exception) -> str:

@@ -14,7 +14,7 @@ from resnet_jax.interop import files, layout
 from resnet_jax.interop.layout import Naming, VariablePath
 from resnet_jax.models import BatchNorm, BottleneckBlock, ResNet
 
-KERAS_ENDINGS = (".h5", ".hdf5", ".npz")
+KERAS_ENDINGS = (".h5", ".hdf5", ".keras", ".npz")
 # Keras's epsilon of batch normalisation; the old networks use its default.
 _EPSILON = 1.001e-5
 _OLD_EPSILON = 1e-3
@@ -64,8 +64,8 @@ def from_keras(
 
     Args:
       model: a model of `create_model`.
-      source: a file (.h5, .weights.h5, .npz), or arrays by name: "LAYER/WEIGHT", as in a Keras
-        variable's `path`, or the result of `get_weights()` per layer.
+      source: a file (.h5, .weights.h5, .keras, .npz), or arrays by name: "LAYER/WEIGHT", as in a
+        Keras variable's `path`, or the result of `get_weights()` per layer.
       skip_head: whether to initialise a new classifier, such as for another number of classes.
       key: key of the new classifier, as for `model.init(key, images)`; by default
         `jax.random.key(0)`.
@@ -98,9 +98,14 @@ def from_keras(
     is_old = any(_OLD_LAYER.search(name) for name in entries)
     naming = Naming(partial(_name, is_old), conv_biases=True)
 
+    paths = {name: _path(name, model) for name in entries}
+    if skip_head:
+        heads = {name for name, found in paths.items() if found and found[1] == "head"}
+        entries = {name: value for name, value in entries.items() if name not in heads}
+
     def usual_name(name: str) -> str:
-        path = _path(name, model)
-        return name if path is None else naming.name(path)
+        found = paths[name]
+        return name if found is None else naming.name(found)
 
     entries = layout.renamed(entries, usual_name)
     fitted = layout.fit(model, naming, entries, what, skip_head=skip_head)

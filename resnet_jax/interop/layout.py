@@ -11,7 +11,7 @@ from flax import traverse_util
 from flax.core import FrozenDict
 from jaxtyping import Array, PRNGKeyArray
 
-from resnet_jax.errors import WeightsError
+from resnet_jax.errors import WeightsError, shown
 from resnet_jax.models import BottleneckBlock, ResNet, create_model, list_models
 from resnet_jax.models.images import input_channels, stem_kernel
 
@@ -33,11 +33,13 @@ class Naming:
       name: returns the library's name of a variable.
       axes: number of axes → the library's order of our axes; by default our order.
       conv_biases: whether convolutions may have biases, though the model's have none.
+      heads: beginnings of the names of a classifier's entries, of whatever layers it has.
     """
 
     name: Callable[[VariablePath], str]
     axes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     conv_biases: bool = False
+    heads: tuple[str, ...] = ()
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
         """Returns an array of the model in the library's order of axes."""
@@ -60,7 +62,7 @@ class Naming:
         return self.axes.get(num_axes, tuple(range(num_axes)))
 
 
-OURS = Naming(".".join)
+OURS = Naming(".".join, heads=("params.head.",))
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +109,8 @@ def fit(
       naming: the naming of the entries.
       entries: arrays or PyTorch tensors by name.
       source: the entries' name in a message.
-      skip_head: whether to ignore the classifiers of the model and the entries.
+      skip_head: whether to ignore the classifiers of the model and the entries, all of whose
+        layers count.
 
     Returns:
       Arrays in the model's layout, float64 where the entries are, otherwise float32.
@@ -119,7 +122,11 @@ def fit(
     head = {naming.name(path) for path in shapes if _is_head(path)}
     if skip_head:
         shapes = {path: shape for path, shape in shapes.items() if not _is_head(path)}
-        entries = {name: value for name, value in entries.items() if name not in head}
+        entries = {
+            name: value
+            for name, value in entries.items()
+            if name not in head and not name.startswith(naming.heads)
+        }
     if naming.conv_biases:
         biases = {(*path[:-1], "bias"): shape[-1:] for path, shape in _kernels(shapes).items()}
         shapes |= {path: shape for path, shape in biases.items() if naming.name(path) in entries}
@@ -155,6 +162,51 @@ def fit(
             hint = _right_models(model, naming, entries)
         raise mismatch(source, missing, unexpected, list(misshaped.values()), hint)
     return variables
+
+
+def check_variant(what: str, theirs: ResNet, ours: ResNet) -> None:
+    """Checks that a model computes the same function as that of the weights.
+
+    Only variants with the same blocks are compared: `fit` names all other differences.
+
+    Args:
+      what: the weights' name in a message.
+      theirs: the model that the weights describe.
+      ours: the model to read them into.
+
+    Raises:
+      WeightsError: they differ in the stem, residual connections, shortcuts or stride.
+    """
+    if (theirs.block, theirs.stage_sizes) != (ours.block, ours.stage_sizes):
+        return
+    options = ["stem", "residual"]
+    options += ["shortcut"] if theirs.residual and ours.residual else []
+    options += ["stride_on_first"] if theirs.block is BottleneckBlock else []
+    for option in options:
+        their, our = getattr(theirs, option), getattr(ours, option)
+        if their != our:
+            raise WeightsError(
+                f"{what} is for a model with {option}={their!r}, this one has {shown(our)}, so the"
+                f" logits would differ; take the file's own model, {_nearest(theirs)}"
+            )
+
+
+def _nearest(model: ResNet) -> str:
+    """Returns the name of the model with the same kernels, and its other stem and shortcuts."""
+    fields = ("block", "stage_sizes", "stage_widths", "groups", "width_per_group", "residual")
+    for name in list_models():
+        named = create_model(name)
+        if all(
+            getattr(named, field, None) == getattr(model, field)
+            for field in (*fields, "stride_on_first")
+        ):
+            options = [
+                f" with {option}={getattr(model, option)!r}"
+                for option in ("stem", "shortcut")
+                if getattr(model, option) != getattr(named, option)
+            ]
+            return repr(name) + " and".join(options)
+    return "by load_model or from_hub"
 
 
 def to_variables(variables: Mapping[VariablePath, np.ndarray]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,29 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from resnet_jax.errors import WeightsError, did_you_mean, shown
 from resnet_jax.interop import files, layout
-from resnet_jax.models import ModelError, ResNet, create_model, list_models
+from resnet_jax.models import (
+    MODELS,
+    BasicBlock,
+    BottleneckBlock,
+    ModelError,
+    ResNet,
+    create_model,
+    list_models,
+)
 
 _ENDING = ".safetensors"
-_PRETRAINED = Path(__file__).with_name("pretrained")
 # Fields that a file does not describe: those of all modules, and the implementation.
 _NOT_DESCRIBED = ("parent", "name", "kernels")
 
 _DESCRIPTION = ("model", "num_classes", "options")
+# A part of a flattened variable's name, whatever separates the parts: ".", "/", "__", "']['".
+_PART = re.compile(r"[^\W_]+(?:_[^\W_]+)*")
 
 PIXEL_MEAN = "preprocess.mean"
 """Name of the entry with the mean training image, which is not a variable of the model."""
+
+PREPROCESSING = "preprocessing"
+"""Name of the metadata with a `Preprocessing`."""
 
 
 def save_weights(
@@ -33,6 +46,7 @@ def save_weights(
     model: ResNet | None = None,
     *,
     pixel_mean: Float[Array | np.ndarray, "h w c"] | None = None,
+    preprocessing: Any = None,
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes variables to a .safetensors file atomically.
@@ -46,6 +60,8 @@ def save_weights(
         that `load_model` needs only the file.
       pixel_mean: the mean training image on [0, 1] that was subtracted from the images, if any; it
         is stored as `preprocess.mean`, where `evaluate --weights` finds it.
+      preprocessing: the `resnet_jax.data.Preprocessing` of the images, if known, with or without a
+        mean image. `resnet_jax.preprocessing(path)` returns it.
       notes: further metadata, such as the recipe and the errors.
 
     Raises:
@@ -61,9 +77,13 @@ def save_weights(
     if model is not None:
         layout.fit(model, layout.OURS, entries, "the variables")
         metadata |= _described(model)
+    if preprocessing is not None:
+        metadata[PREPROCESSING] = preprocessing.to_json()
+        if isinstance(preprocessing.mean, np.ndarray):
+            pixel_mean = preprocessing.mean
     if pixel_mean is not None:
         entries = entries | {PIXEL_MEAN: np.asarray(pixel_mean, np.float32)}
-    if taken := [name for name in notes or () if name in ("format", *_DESCRIPTION)]:
+    if taken := [name for name in notes or () if name in ("format", PREPROCESSING, *_DESCRIPTION)]:
         raise WeightsError(f"the note {taken[0]!r} has a reserved name; choose another")
     metadata |= notes or {}
     arrays = {name: np.ascontiguousarray(value) for name, value in entries.items()}
@@ -77,7 +97,7 @@ def load_weights(
     skip_head: bool = False,
     key: PRNGKeyArray | None = None,
 ) -> dict[str, Any]:
-    """Returns the variables that `save_weights` wrote.
+    """Returns the variables that `save_weights` wrote, or `safetensors.flax` from flat names.
 
     Args:
       path: the file.
@@ -91,9 +111,10 @@ def load_weights(
       {"params", "batch_stats"}; {"params"} if batch normalisation was folded.
 
     Raises:
-      WeightsError: the file cannot be read, or its entries do not fit the model.
+      WeightsError: the file cannot be read, its entries do not fit the model, or it says that they
+        are of a variant with another stride, stem or shortcuts.
     """
-    entries, _ = _read(path)
+    entries, metadata = _read(path)
     what = Path(path).name
     if model is None:
         if skip_head:
@@ -103,6 +124,8 @@ def load_weights(
             raise WeightsError(f"{what} has an entry {shown(both[0])} and others inside it")
         tree = {name: jnp.asarray(np.array(array)) for name, array in entries.items()}
         return traverse_util.unflatten_dict(tree, sep=".")
+    if metadata.get("model") in MODELS:
+        layout.check_variant(what, _model(what, metadata), model)
     fitted = layout.fit(model, layout.OURS, entries, what, skip_head=skip_head)
     variables = layout.to_variables(fitted)
     return layout.with_new_head(model, variables, key) if skip_head else variables
@@ -134,12 +157,12 @@ def load_pretrained(name: str) -> tuple[ResNet, dict[str, Any]]:
     Raises:
       WeightsError: there are none with this name; the message lists the names.
     """
-    names = sorted(path.stem for path in _PRETRAINED.glob(f"*{_ENDING}"))
+    names = sorted(path.stem for path in files.SHIPPED.glob(f"*{_ENDING}"))
     if name not in names:
         hint = did_you_mean(name, names)
         listed = f"choose from {', '.join(names)}" if names else "none are shipped yet"
         raise WeightsError(f"no pretrained weights {shown(name)}{hint}; {listed}")
-    return load_model(_PRETRAINED / f"{name}{_ENDING}")
+    return load_model(files.SHIPPED / f"{name}{_ENDING}")
 
 
 def read_pixel_mean(path: str | os.PathLike[str]) -> Float[np.ndarray, "h w c"] | None:
@@ -157,6 +180,28 @@ def is_native(metadata: Mapping[str, str]) -> bool:
     return metadata.get("format") == "resnet_jax"
 
 
+def is_native_file(path: str | os.PathLike[str]) -> bool:
+    """Whether `load_weights` reads a file, by its ending, metadata and names.
+
+    Raises:
+      WeightsError: the file does not exist or cannot be read.
+    """
+    path = files.existing_file(path)
+    if path.suffix != _ENDING:
+        return False
+    names, metadata = files.safetensors_header(path)
+    return is_native(metadata) or _is_flat(names)
+
+
+def _is_flat(names: Iterable[str]) -> bool:
+    return any(_own_name(name).startswith("params.") for name in names)
+
+
+def _own_name(name: str) -> str:
+    """Returns the name that `save_weights` gives a variable, such as "params.head.bias"."""
+    return ".".join(_PART.findall(name))
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     path = files.existing_file(path)
     if path.suffix != _ENDING:
@@ -164,6 +209,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str
             f"{path.name} does not end in {_ENDING}; from_torch and from_keras read other weights"
         )
     entries, metadata = files.read_safetensors(path)
+    if not is_native(metadata) and _is_flat(entries):
+        return {_own_name(name): array for name, array in entries.items()}, {}
     if not is_native(metadata):
         raise WeightsError(
             f"{path.name} was not written by save_weights; try from_torch(model, path)"
@@ -183,6 +230,12 @@ def _described(model: ResNet) -> dict[str, str]:
     def differing(name: str) -> dict[str, Any]:
         return _differing_fields(model, create_model(name, model.num_classes))
 
+    own = model.block if type(model) is ResNet else type(model)
+    if own not in (BasicBlock, BottleneckBlock):
+        raise WeightsError(
+            f"a file cannot describe {own.__name__}, a class of your own; save the variables"
+            " without the model, and load them with load_weights(path, model)"
+        )
     # An unnamed network is described by its differences from the most similar named one.
     networks = {name: create_model(name) for name in list_models()}
     named = [name for name, net in networks.items() if getattr(net, "block", None) is model.block]

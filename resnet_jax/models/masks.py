@@ -9,7 +9,7 @@ import optax
 from resnet_jax.errors import ModelError, did_you_mean, shown
 
 
-def parameter_mask(params: Mapping[str, Any], parts: str | Sequence[str]) -> dict[str, Any]:
+def parameter_mask(params: Mapping[str, Any], parts: str | Sequence[str]) -> Any:
     """Returns a tree like `params`: True for parameters of the named parts, False for others.
 
     Args:
@@ -27,10 +27,8 @@ def parameter_mask(params: Mapping[str, Any], parts: str | Sequence[str]) -> dic
         if name not in params:
             hint = did_you_mean(name, params)
             raise ModelError(f"unknown part {shown(name)}{hint}; choose from {listed}")
-    return {
-        name: jax.tree.map(lambda _, chosen=name in names: chosen, subtree)
-        for name, subtree in params.items()
-    }
+    # The tree may hold other mappings than dictionaries, such as FrozenDicts.
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in names, params)
 
 
 def train_only(

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
+from PIL import Image
 
 import resnet_jax
 from tests import torch_twins
@@ -24,7 +25,11 @@ def folder(tmp_path_factory):
     repository = folder / "timm" / "resnet50.a1_in1k"
     repository.mkdir(parents=True)
     torch.save(resnet18.state_dict(), repository / "pytorch_model.bin")
-    (repository / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    own = {"crop_pct": 0.95, "interpolation": "bicubic"}
+    config = {"architecture": "resnet18", "pretrained_cfg": own}
+    (repository / "config.json").write_text(json.dumps(config))
+    for name in ("cat.jpg", "dog.jpg"):
+        Image.new("RGB", (50, 40)).save(folder / name)
     arrays = keras_twins.numbered_arrays((3, 4, 6, 3), 1000, keras_twins.old_names)
     with h5py.File(folder / "resnet50_weights_tf_dim_ordering_tf_kernels.h5", "w") as file:
         for name, value in arrays.items():
@@ -34,13 +39,17 @@ def folder(tmp_path_factory):
 
 
 # In one test, as the last example reads what the one before it wrote.
-def test_examples_run(folder, monkeypatch):
+def test_examples_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
     for example in EXAMPLES:
         # The size of the images is what takes time.
         names = {}
         exec(example.replace("224", "32"), names)
+        if "images" in names:
+            assert names["images"].shape == (2, 224, 224, 3)
+            line = " ".join(re.findall(r"^# (.*)$", example, re.MULTILINE))
+            assert capsys.readouterr().out == f"{line}\n"
     assert names["logits"].shape == (8, 1000)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch_file
 
 from resnet_jax import WeightsError, from_keras, from_torch, load_model, load_weights
 from resnet_jax.interop import files, read_weights
-from tests.interop.nets import small_pair
+from tests.interop.nets import assert_identical, small_pair
 
 MODEL, TWIN = small_pair(stride_on_first=True)
 
@@ -38,6 +39,10 @@ def good_file(path):
         with h5py.File(path, "w") as file:
             for name, value in arrays.items():
                 file[f"{name}/kernel"] = value
+    elif path.suffix == ".keras":
+        good_file(path.with_suffix(".h5"))
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(path.with_suffix(".h5"), "model.weights.h5")
     elif path.suffix == ".npz":
         np.savez(path, **arrays)
     else:
@@ -60,6 +65,7 @@ READERS = [
     ("weights.safetensors", from_torch),
     ("weights.h5", from_keras),
     ("weights.weights.h5", from_keras),
+    ("weights.keras", from_keras),
     ("weights.npz", from_keras),
 ]
 
@@ -133,6 +139,16 @@ def test_a_malicious_pickle_is_refused_and_not_run(name, read, form, tmp_path):
         assert re.fullmatch(f"{name} {what}: {sentence}; save only .*", message), message
 
 
+def test_a_model_of_keras_that_would_run_code(tmp_path):
+    """Its weights alone are read: the configuration may name any function and hold bytecode."""
+    path = tmp_path / "weights.keras"
+    good_file(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("config.json", '{"module": "os", "class_name": "system"}')
+        archive.writestr("metadata.json", "not JSON")
+    assert set(files.read_keras(path)) == {f"{name}/kernel" for name in TWIN.state_dict()}
+
+
 def test_a_malicious_array_of_objects_is_refused_and_not_run(tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "weights.npz"
     np.savez(path, **{"conv1_conv/kernel": np.array([Malicious(marker)])})
@@ -190,12 +206,17 @@ def test_a_small_file_that_claims_to_be_large(tmp_path):
         archive.filelist[0].file_size = huge
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("conv1_conv/kernel", (huge,), "f4", chunks=(1024,))
+    with zipfile.ZipFile(tmp_path / "x.keras", "w") as archive:
+        archive.writestr("model.weights.h5", b"")
+        archive.filelist[0].file_size = huge
+    with zipfile.ZipFile(tmp_path / "y.keras", "w") as archive:
+        archive.write(tmp_path / "x.h5", "model.weights.h5")
     tensor = torch.ones(1, dtype=torch.half).expand(huge)
     state_dict = TWIN.state_dict() | {"conv1.weight": tensor}
     torch.save(state_dict, tmp_path / "x.pth")
     for path in tmp_path.iterdir():
         assert path.stat().st_size < 2**20
-    for name in ("x.npz", "x.h5"):
+    for name in ("x.npz", "x.h5", "x.keras", "y.keras"):
         assert "claims to hold" in refused(read_weights, MODEL, tmp_path / name)
     message = refused(read_weights, MODEL, tmp_path / "x.pth")
     assert f"conv1.weight [{huge}], not [" in message
@@ -207,7 +228,10 @@ def test_no_such_file(read, tmp_path):
     missing = tmp_path / "none.safetensors"
     message = f"{missing} does not exist; give the path of a weights file"
     assert refused(read, *first, missing) == message
-    assert "is a folder, not a weights file" in refused(read, *first, tmp_path)
+    message = "is a folder, not a weights file"
+    if read in (read_weights, load_model):
+        message = "has neither model.safetensors nor pytorch_model.bin"
+    assert message in refused(read, *first, tmp_path)
 
 
 @pytest.mark.parametrize("read", [from_torch, from_keras, read_weights, load_weights])
@@ -237,6 +261,27 @@ def test_safetensors_and_npz_need_neither(tmp_path, monkeypatch):
     assert set(from_torch(MODEL, path)) == {"params", "batch_stats"}
     good_file(tmp_path / "weights.npz")
     assert "conv1.weight" in files.read_keras(tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize(
+    "name", ["float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"]
+)
+def test_8_bit_floats_become_float32(name, tmp_path):
+    dtype = getattr(torch, name)
+    small = {
+        key: value.to(dtype) if value.ndim == 4 else value
+        for key, value in TWIN.state_dict().items()
+    }
+    save_torch_file(small, tmp_path / "weights.safetensors")
+    expected = {key: value.float() for key, value in small.items()}
+    assert_identical(
+        from_torch(MODEL, tmp_path / "weights.safetensors"), from_torch(MODEL, expected)
+    )
+    # With scales of their own, the numbers alone are not the weights.
+    scaled = small | {"conv1.weight_scale": torch.ones(())}
+    save_torch_file(scaled, tmp_path / "weights.safetensors")
+    message = refused(from_torch, MODEL, tmp_path / "weights.safetensors")
+    assert message.endswith("1 unexpected (conv1.weight_scale)")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

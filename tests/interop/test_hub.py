@@ -9,12 +9,15 @@ import sys
 import textwrap
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
+import jax
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from resnet_jax import WeightsError, create_model, from_hub, from_torch, save_weights
+from resnet_jax.interop import read_weights
 from tests import torch_twins
 from tests.interop import hugging_face_twin
 from tests.interop.nets import (
@@ -120,7 +123,8 @@ def test_a_folder_with_our_own_weights_needs_no_configuration(tmp_path):
         ({**TIMM, "architecture": "resnetblur18"}, "unknown model 'resnetblur18'"),
         ({**TIMM, "global_pool": "max", "model_args": {}}, "its global_pool is 'max', not 'avg'"),
         ({**TIMM, "model_args": {"block_args": {"attn_layer": "se"}}}, "it has block_args"),
-        ({**TIMM, "num_classes": 0, "model_args": {}}, "num_classes must be an integer"),
+        ({**TIMM, "num_classes": 0, "model_args": {}}, "has no classifier; start a new one"),
+        ({**TRANSFORMERS, "architectures": ["ResNetModel"]}, "has no classifier; start a new"),
         ({**TIMM, "num_classes": 9, "model_args": {}}, "have 7 classes but the model 9"),
         ({**TRANSFORMERS, "model_type": "vit"}, "its model_type is 'vit', not 'resnet'"),
         ({**TRANSFORMERS, "hidden_act": "gelu"}, "its hidden_act is 'gelu', not 'relu'"),
@@ -136,6 +140,65 @@ def test_nets_that_are_not_here(config, message, twin, tmp_path):
     with pytest.raises(WeightsError, match=message) as info:
         from_hub(repo)
     assert "\n" not in str(info.value) and len(str(info.value)) < 300 + len(repo)
+
+
+def without_head(module):
+    """Returns the module's state_dict without the classifier, as a module that has it."""
+    state = module.state_dict()
+    headless = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    return SimpleNamespace(state_dict=lambda: headless)
+
+
+# As transformers 5.23 writes it for a model of timm.
+WRAPPER = {
+    **{"architectures": ["TimmWrapperForImageClassification"], "model_type": "timm_wrapper"},
+    **{"architecture": "resnet18", "num_classes": NUM_CLASSES, "model_args": None},
+    **{"do_pooling": True, "initializer_range": 0.02, "num_features": 512, "global_pool": "avg"},
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "timm_model."])
+def test_a_model_of_timm_in_transformers(prefix, twin, tmp_path):
+    state = {prefix + name: value for name, value in twin.state_dict().items()}
+    repo = write_repository(tmp_path, WRAPPER, SimpleNamespace(state_dict=lambda: state))
+    model, variables = from_hub(repo)
+    assert model == create_model("resnet18", NUM_CLASSES)
+    assert_identical(variables, from_torch(model, twin.state_dict()))
+
+
+@pytest.mark.parametrize(
+    "config", [{**TIMM, "num_classes": 0, "model_args": {}}, TIMM], ids=["headless", "another head"]
+)
+def test_a_new_classifier(config, twin, tmp_path):
+    module = without_head(twin) if config["num_classes"] == 0 else twin
+    repo = write_repository(tmp_path, config, module)
+    model = create_model("resnet18", 3)
+    key = jax.random.key(3)
+    expected = from_torch(model, twin.state_dict(), skip_head=True, key=key)
+    loaded, variables = from_hub(repo, num_classes=3, key=key)
+    assert loaded == model
+    assert_identical(variables, expected)
+    assert_identical(read_weights(model, repo, skip_head=True, key=key), expected)
+
+
+def test_a_new_classifier_for_our_own_weights(tmp_path):
+    model, twin = small_pair()
+    save_weights(tmp_path / "model.safetensors", from_torch(model, twin.state_dict()), model)
+    loaded, variables = from_hub(str(tmp_path), num_classes=3)
+    assert loaded == model.clone(num_classes=3)
+    assert_identical(variables, from_torch(loaded, twin.state_dict(), skip_head=True))
+    assert_identical(read_weights(model, tmp_path), from_torch(model, twin.state_dict()))
+
+
+@pytest.mark.parametrize("skip_head", [False, True])
+def test_a_repository_is_read_into_its_own_model_alone(skip_head, tmp_path):
+    twin = hugging_face_twin.ResNet((3, 4, 6, 3), (256, 512, 1024, 2048), 2)
+    config = {"model_type": "resnet", "downsample_in_bottleneck": True}
+    repo = write_repository(tmp_path, config, twin)
+    read_weights(create_model("resnet50_v1", 2), repo, skip_head=skip_head)
+    message = "stride_on_first=True, this one has False, .* the file's own model, 'resnet50_v1'"
+    with pytest.raises(WeightsError, match=message):
+        read_weights(create_model("resnet50", 2), repo, skip_head=skip_head)
 
 
 def test_folders_that_lack_a_file(twin, tmp_path):

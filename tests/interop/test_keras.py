@@ -61,14 +61,16 @@ def test_keras_applications_resnet50_has_the_same_logits(resnet50, expected):
     assert relative_error(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["weights.weights.h5", "model.h5", "weights.npz", "lists"])
+@pytest.mark.parametrize(
+    "name", ["weights.weights.h5", "model.h5", "model.keras", "weights.npz", "lists"]
+)
 def test_files_of_keras_applications(name, resnet50, expected, tmp_path):
     keras_model, _, _ = resnet50
     keras_model.compile(optimizer="adam", loss="mse")  # Its state goes into the files.
     source = tmp_path / name
     if name == "weights.weights.h5":
         keras_model.save_weights(source)
-    elif name == "model.h5":
+    elif name.startswith("model."):
         keras_model.save(source)
     elif name == "weights.npz":
         np.savez(source, **by_path(keras_model))
@@ -203,6 +205,28 @@ def test_two_nets_in_one_file():
         with pytest.raises(WeightsError) as info:
             from_keras(MODEL, both)
         assert sorted(info.value.unexpected) == sorted(left)
+
+
+@pytest.mark.parametrize("name", ["two.weights.h5", "two.keras", "two.h5"])
+@pytest.mark.parametrize("skip_head", [False, True])
+def test_a_file_of_two_towers_is_refused(name, skip_head, tmp_path):
+    towers = [keras_twins.make_resnet(SIZES, WIDTHS, NUM_CLASSES) for _ in range(2)]
+    images = keras.layers.Input((32, 32, 3))
+    model = keras.Model(images, keras.layers.Concatenate()([tower(images) for tower in towers]))
+    path = tmp_path / name
+    (model.save_weights if name == "two.weights.h5" else model.save)(path)
+    with pytest.raises(WeightsError, match="unexpected") as info:
+        from_keras(MODEL, path, skip_head=skip_head)
+    assert len(info.value.unexpected) == len(towers[1].weights) - (2 if skip_head else 0)
+
+
+def test_all_layers_of_a_head_are_skipped():
+    twin = keras_twins.make_resnet(SIZES, WIDTHS, NUM_CLASSES)
+    expected = from_keras(MODEL, by_path(twin), skip_head=True)
+    weights = {name: value for name, value in by_path(twin).items() if "predictions" not in name}
+    for layer in ("dense", "dense_1", "net/dense_2"):
+        weights |= {f"{layer}/kernel": np.ones((32, 5)), f"{layer}/bias": np.ones(5)}
+    assert_identical(from_keras(MODEL, weights, skip_head=True), expected)
 
 
 def test_another_number_of_classes():

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.flax
+from flax import traverse_util
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -16,12 +18,11 @@ from resnet_jax import (
     WeightsError,
     create_model,
     list_models,
-    load_model,
     load_pretrained,
     load_weights,
     save_weights,
 )
-from resnet_jax.interop import native
+from resnet_jax.interop import load_model, native, read_weights
 from resnet_jax.models import BasicBlock, BottleneckBlock, ResNet
 from tests.interop.nets import assert_identical, small_pair
 
@@ -171,7 +172,8 @@ def test_variables_of_another_model_are_not_saved(tmp_path):
 
 
 def write(path, metadata):
-    arrays = {"params.head.bias": np.ones(3, np.float32)}
+    name = "params.head.bias" if metadata and "format" in metadata else "fc.bias"
+    arrays = {name: np.ones(3, np.float32)}
     save_file(arrays, path, metadata)
 
 
@@ -182,7 +184,7 @@ DESCRIPTION = {"format": "resnet_jax", "model": "resnet18", "num_classes": "3", 
     "metadata, message",
     [
         (None, r"was not written by save_weights; try from_torch\(model, path\)"),
-        ({"format": "pt"}, "was not written by save_weights"),
+        ({"format": "pt"}, "does not state its model"),
         ({"format": "resnet_jax"}, "does not state its model"),
         ({**DESCRIPTION, "model": "resnet19"}, "unknown model 'resnet19' .did you mean 'resnet1"),
         ({**DESCRIPTION, "num_classes": "many"}, "a newer one may"),
@@ -270,3 +272,91 @@ def test_resnet20_is_shipped_with_an_error_no_higher_than_the_papers():
     assert path.stat().st_size < 1_500_000
     with safe_open(path, "numpy") as file:
         assert float(file.metadata()["test_error"]) <= 0.0875  # Table 6.
+
+
+@pytest.mark.parametrize("separator", [".", "/", "__", "|", ", "])
+@pytest.mark.parametrize("skip_head", [False, True])
+def test_variables_that_safetensors_wrote(separator, skip_head, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = random_variables(MODEL)
+    safetensors.flax.save_file(traverse_util.flatten_dict(variables, sep=separator), path)
+    assert_identical(load_weights(path), variables)
+    expected = load_weights(path, MODEL, skip_head=skip_head)
+    assert_identical(expected["batch_stats"], variables["batch_stats"])
+    assert_identical(read_weights(MODEL, path, skip_head=skip_head), expected)
+
+
+def test_variables_that_safetensors_wrote_by_their_paths(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = random_variables(MODEL)
+    flat = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    assert "['batch_stats']['stage1']['block1']['bn1']['mean']" in flat
+    safetensors.flax.save_file(flat, path)
+    assert_identical(read_weights(MODEL, path), variables)
+    with pytest.raises(WeightsError, match="does not state its model"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("skip_head", [False, True])
+@pytest.mark.parametrize(
+    "saved, read, message",
+    [
+        ("resnet50_v1", {}, "stride_on_first=True, this one has False, .*own model, 'resnet50_v1'"),
+        ("plain20_cifar", {}, "residual=False, this one has True, .* own model, 'plain20_cifar'"),
+        (
+            "resnet20_cifar",
+            {"shortcut": "B"},
+            "shortcut='A', this one has 'B', .* 'resnet20_cifar'",
+        ),
+        ("resnet18", {"stem": "cifar"}, "stem='imagenet', this one has 'cifar', .* 'resnet18'"),
+    ],
+)
+def test_weights_of_another_variant_are_refused(saved, read, message, skip_head, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    model = create_model(saved, 3)
+    save_weights(path, random_variables(model), model)
+    load_weights(path, model.clone(freeze_batch_norm=True), skip_head=skip_head)
+    twins = {"resnet50_v1": "resnet50", "plain20_cifar": "resnet20_cifar"}
+    other = create_model(twins.get(saved, saved), 3, **read)
+    with pytest.raises(WeightsError, match=f"weights.safetensors is for a model with {message}"):
+        read_weights(other, path, skip_head=skip_head)
+
+
+def test_a_variant_with_an_option_is_named_with_it(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    model = create_model("resnet20_cifar", 3, shortcut="C")
+    save_weights(path, random_variables(model), model)
+    with pytest.raises(WeightsError, match="own model, 'resnet20_cifar' with shortcut='C'"):
+        load_weights(path, create_model("resnet20_cifar", 3))
+    # Training options and dilation change no parameter's meaning.
+    dilated = MODELS["options"]
+    save_weights(path, random_variables(dilated), dilated)
+    load_weights(path, create_model("resnet50", 5))
+
+
+class OwnBlock(BasicBlock):
+    pass
+
+
+class OwnNet(ResNet):
+    pass
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        MODEL.clone(block=OwnBlock),
+        OwnNet(stage_sizes=(1, 1), block=BasicBlock, stage_widths=(4, 8)),
+    ],
+    ids=["block", "network"],
+)
+def test_a_class_that_a_file_cannot_describe(model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    variables = random_variables(model)
+    with pytest.raises(WeightsError, match="a file cannot describe Own(Block|Net), a class of"):
+        save_weights(path, variables, model)
+    save_weights(path, variables)
+    assert_identical(load_weights(path, model), variables)

@@ -350,3 +350,105 @@ def test_the_names_are_public():
     for name in ("from_torch", "to_torch", "WeightsError"):
         assert name in resnet_jax.__all__
     assert issubclass(WeightsError, ValueError)
+
+
+@pytest.mark.parametrize(
+    "path", [("net",), ("module",), ("model_state_dict",), ("ema",), ("run", "weights")]
+)
+def test_the_only_part_of_a_checkpoint_with_tensors_by_name(path):
+    model, twin = small_pair()
+    part = twin.state_dict()
+    for name in reversed(path):
+        part = {name: part, "step": 3, "best": torch.tensor(0.5)}
+    momentum = {0: {"momentum_buffer": torch.ones(3)}}
+    by_name = {"fc.weight": {"exp_avg": torch.ones(3)}}
+    source = part | {"optimizer": {"state": momentum, "param_groups": [{"lr": 0.1}]}}
+    source |= {"optimizer_states": by_name}
+    assert_identical(from_torch(model, source), from_torch(model, twin.state_dict()))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "backbone.", "encoder.", "module.net.0.", "a.module."]
+)
+@pytest.mark.parametrize("head", ["fc", "head.fc", "classifier"])
+def test_a_prefix_of_all_names(prefix, head):
+    # The head may lie outside of it.
+    model, twin = small_pair()
+    expected = from_torch(model, twin.state_dict())
+    renamed = {name.replace("fc.", f"{head}."): value for name, value in twin.state_dict().items()}
+    for head_prefix in {prefix, ""}:
+        source = {
+            (head_prefix if name.startswith(head) else prefix) + name: value
+            for name, value in renamed.items()
+        }
+        assert_identical(from_torch(model, source), expected)
+    hugging_face = torch_twins.randomise(hugging_face_twin.ResNet((1, 2), (16, 32), NUM_CLASSES), 0)
+    imagenet = small_pair(stem="imagenet")[0]
+    source = {prefix + name: value for name, value in hugging_face.state_dict().items()}
+    assert_identical(from_torch(imagenet, source), from_torch(imagenet, hugging_face.state_dict()))
+
+
+def both(prefix, other):
+    return {
+        f"{name}{key}": value
+        for name in (prefix, other)
+        for key, value in small_pair()[1].state_dict().items()
+    }
+
+
+STATE = small_pair()[1].state_dict()
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        (both("encoder_q.", "encoder_k."), "several networks, under 'encoder_k.' and 'encoder_q.'"),
+        (both("", "ema."), "several networks, under '' and 'ema.'"),
+        ({"generator": STATE, "critic": STATE}, "several networks, 'critic' and 'generator'; give"),
+        ({"model": {"a": STATE, "b": STATE}}, "several networks, 'model.a' and 'model.b'"),
+    ],
+    ids=["prefixes", "an average", "parts", "deeper parts"],
+)
+def test_several_networks_in_one_checkpoint(source, message):
+    with pytest.raises(WeightsError, match=message):
+        from_torch(small_pair()[0], source)
+
+
+@pytest.mark.parametrize(
+    "names", [("model", "model_ema"), ("state_dict", "state_dict_ema"), ("net", "ema_net")]
+)
+def test_weights_with_their_moving_average(names, caplog):
+    model, twin = small_pair()
+    raw = from_torch(model, twin.state_dict())
+    other = small_pair(seed=1)[1].state_dict()
+    average = from_torch(model, other)
+    for source in (
+        {names[0]: twin.state_dict(), names[1]: other},
+        {names[1]: other, names[0]: twin.state_dict()},
+    ):
+        caplog.clear()
+        assert_identical(from_torch(model, source), raw)
+        [record] = caplog.records
+        assert f"weights and their moving average, '{names[1]}': the weights" in record.getMessage()
+        caplog.clear()
+        assert_identical(from_torch(model, source, average=False), raw)
+        assert_identical(from_torch(model, source, average=True), average)
+        assert not caplog.records
+    assert_identical(from_torch(model, {names[1]: other}), average)
+    assert not caplog.records
+    with pytest.raises(WeightsError, match="the mapping has no moving average"):
+        from_torch(model, twin.state_dict(), average=True)
+
+
+@pytest.mark.parametrize(
+    "head", ["fc.1", "fc.0", "head", "head.fc", "head.mlp.0", "classifier", "linear", "fc"]
+)
+def test_a_head_of_any_layers_is_skipped(head):
+    model, twin = small_pair()
+    expected = from_torch(model, twin.state_dict(), skip_head=True)
+    trunk = {name: value for name, value in twin.state_dict().items() if not name.startswith("fc")}
+    layers = {f"{head}.weight": torch.ones(5, 32), f"{head}.bias": torch.ones(5)}
+    assert_identical(from_torch(model, trunk | layers, skip_head=True), expected)
+    assert_identical(from_torch(model, trunk, skip_head=True), expected)
+    with pytest.raises(WeightsError, match="1 unexpected .aux.weight."):
+        from_torch(model, trunk | {"aux.weight": torch.ones(5)}, skip_head=True)

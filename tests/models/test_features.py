@@ -1,10 +1,12 @@
 """Feature maps at other strides, frozen batch normalisation, and training a part of a network."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import torch
+from flax.core import FrozenDict
 
 from resnet_jax.models import ModelError, create_model, parameter_mask, train_only
 from tests import torch_twins
@@ -129,6 +131,19 @@ def test_masks():
     assert jax.tree.leaves(both["stem"]) == [True]
     assert jax.tree.leaves(both["stage1"]) == [True, True]
     assert jax.tree.leaves(both["head"]) == [False]
+
+
+def test_masks_of_frozen_dicts():
+    params = {"stem": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(3)}}
+    frozen = FrozenDict(params)
+    mask = parameter_mask(frozen, "head")
+    assert isinstance(mask, FrozenDict)
+    assert mask == FrozenDict(parameter_mask(params, "head"))
+    optimizer = train_only(optax.sgd(1.0), "head")
+    updates, _ = optimizer.update(frozen, optimizer.init(frozen), frozen)
+    assert isinstance(updates, FrozenDict)
+    assert updates["stem"]["kernel"].tolist() == [0, 0]
+    assert updates["head"]["kernel"].tolist() == [-1, -1, -1]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,18 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 
 from resnet_jax.data.images import jpeg
 from resnet_jax.data.images.decode import check_size, open_image, to_array
 from resnet_jax.data.transforms.base import NO_UNIFORMS, Transform
 from resnet_jax.errors import DataError
+
+CROP_MODES = ("center", "squash", "border")
+"""The modes of `ResizeCenterCrop`."""
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
+"""The filters of `ResizeCenterCrop`, by Pillow's names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,28 +178,38 @@ class RandomScaleCrop(RandomCrop):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResizeCenterCrop(Transform):
-    """The central square of the image scaled to a shorter side of `resize`.
+    """The centre of the scaled image.
 
-    It equals torchvision's `Resize` and `CenterCrop` on Pillow images, bilinear with antialiasing.
+    A square equals torchvision's `Resize` and `CenterCrop` on Pillow images with antialiasing;
+    other sizes and modes equal timm's evaluation transforms.
 
     Attributes:
-      image_size: height and width of the result.
-      resize: the shorter side before cropping, at least `image_size`.
+      image_size: height and width of the result, or one number for both.
+      resize: the size before cropping, at least `image_size`, or one number for both sides.
+      interpolation: a filter, one of `INTERPOLATIONS`.
+      crop_mode: `"center"` scales the image until it covers `resize`, so that its shorter side is
+        `resize` if that is a square; `"squash"` scales it to exactly `resize`; `"border"` scales
+        it to fit into `resize` and fills the rest.
+      fill: the value of the border, one number or one per channel.
     """
 
-    image_size: int
-    resize: int
+    image_size: int | tuple[int, int]
+    resize: int | tuple[int, int]
+    interpolation: str = "bilinear"
+    crop_mode: str = "center"
+    fill: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
-        if self.resize < self.image_size:
-            raise DataError(
-                f"a crop of {self.image_size} does not fit into a shorter side of {self.resize}; "
-                f"set the resize to {self.image_size} or more"
-            )
+        for side, resize in zip(_both(self.image_size), _both(self.resize), strict=True):
+            if resize < side:
+                raise DataError(
+                    f"a crop of {side} does not fit into a shorter side of {resize}; "
+                    f"set the resize to {side} or more"
+                )
 
     def output_shape(self, image_shape: tuple[int | None, int | None, int]) -> tuple[int, int, int]:
-        """Returns a square of `image_size`."""
-        return self.image_size, self.image_size, self.channels or image_shape[2]
+        """Returns `image_size` and the channels."""
+        return *_both(self.image_size), self.channels or image_shape[2]
 
     def __call__(
         self,
@@ -202,14 +218,37 @@ class ResizeCenterCrop(Transform):
     ) -> UInt8[np.ndarray, "H W C"]:
         """Transforms one image."""
         picture = open_image(image, self.channels)
-        width, height = picture.size
-        if min(width, height) != self.resize:
-            height, width = scaled_size(height, width, self.resize)
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        height, width = self._scaled_size(picture.height, picture.width)
+        if picture.size != (width, height):
+            resample = Image.Resampling[self.interpolation.upper()]
+            picture = picture.resize((width, height), resample)
+        crop_height, crop_width = _both(self.image_size)
+        across, down = max(0, crop_width - width), max(0, crop_height - height)
+        if across or down:
+            # Pillow's order is left, top, right, bottom; the odd pixel is at the right or bottom.
+            border = (across // 2, down // 2, (across + 1) // 2, (down + 1) // 2)
+            bands = len(picture.getbands())
+            fill = (self.fill,) * bands if isinstance(self.fill, int) else self.fill
+            picture = ImageOps.expand(picture, border, fill)
         # Python rounds half to even, as torchvision does.
-        left = round((width - self.image_size) / 2)
-        top = round((height - self.image_size) / 2)
-        return to_array(picture.crop((left, top, left + self.image_size, top + self.image_size)))
+        left = round((picture.width - crop_width) / 2)
+        top = round((picture.height - crop_height) / 2)
+        return to_array(picture.crop((left, top, left + crop_width, top + crop_height)))
+
+    def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.crop_mode == "squash":
+            return _both(self.resize)
+        if self.crop_mode == "center" and isinstance(self.resize, int):
+            return scaled_size(height, width, self.resize)
+        ratios = [side / new for side, new in zip((height, width), _both(self.resize), strict=True)]
+        ratio = min(ratios) if self.crop_mode == "center" else max(ratios)
+        scaled = max(1, round(height / ratio)), max(1, round(width / ratio))
+        check_size(*scaled)
+        return scaled
+
+
+def _both(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:

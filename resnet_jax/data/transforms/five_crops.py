@@ -21,10 +21,12 @@ class FiveCrops(Transform):
     Attributes:
       image_size: height and width of each crop.
       resize: the shorter side before cropping, at least `image_size`.
+      interpolation: a filter, one of `INTERPOLATIONS`.
     """
 
     image_size: int
     resize: int
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         # The same sizes are valid as for a centre crop.
@@ -40,7 +42,7 @@ class FiveCrops(Transform):
         uniforms: Float[np.ndarray, " d"] = NO_UNIFORMS,
     ) -> UInt8[np.ndarray, "H W C"]:
         """Cuts the five crops from one image."""
-        pixels = scaled(open_image(image, self.channels), self.resize)
+        pixels = scaled(open_image(image, self.channels), self.resize, self.interpolation)
         size = self.image_size
         bottom, right = pixels.shape[0] - size, pixels.shape[1] - size
         # Python rounds half to even, as torchvision does.
@@ -49,13 +51,15 @@ class FiveCrops(Transform):
         return np.concatenate([pixels[y : y + size, x : x + size] for y, x in corners])
 
 
-def scaled(picture: Image.Image, shorter_side: int) -> UInt8[np.ndarray, "h w c"]:
+def scaled(
+    picture: Image.Image, shorter_side: int, interpolation: str = "bilinear"
+) -> UInt8[np.ndarray, "h w c"]:
     """Returns the pixels of an image scaled to a shorter side, as in torchvision's `Resize`.
 
-    Scaling is bilinear with antialiasing; an image of that size stays unchanged.
+    Scaling is antialiased; an image of that size stays unchanged.
     """
     height, width = picture.height, picture.width
     if min(height, width) != shorter_side:
         height, width = scaled_size(height, width, shorter_side)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        picture = picture.resize((width, height), Image.Resampling[interpolation.upper()])
     return to_array(picture)

@@ -21,9 +21,13 @@ PREPROCESSES = Registry("preprocess", DataError)
 register_preprocess = PREPROCESSES.register
 """Decorator that registers a function that returns a `Normalization`."""
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+"""ImageNet's mean and deviation per channel (RGB) on [0, 1], as torchvision has them."""
+
+CAFFE_MEAN = tuple(value / 255 for value in (103.939, 116.779, 123.68))
+CAFFE_DEVIATION = (1 / 255, 1 / 255, 1 / 255)
+"""The authors' mean per channel (BGR) on [0, 1], and the deviation that scales to [0, 255]."""
 
 
 class Normalization(struct.PyTreeNode):
@@ -61,25 +65,32 @@ class Normalization(struct.PyTreeNode):
 @register_preprocess("torchvision")
 def _torchvision(channels: int) -> Normalization:
     _check_colour("torchvision", channels)
-    return _normalization(_IMAGENET_MEAN, _IMAGENET_DEVIATION)
+    return as_normalization(IMAGENET_MEAN, IMAGENET_DEVIATION)
 
 
 @register_preprocess("caffe")
 def _caffe(channels: int) -> Normalization:
     _check_colour("caffe", channels)
-    mean = np.asarray(_CAFFE_MEAN_BGR) / 255
-    return _normalization(mean, np.full(3, 1 / 255), reverse_channels=True)
+    return as_normalization(CAFFE_MEAN, CAFFE_DEVIATION, reverse_channels=True)
 
 
 @register_preprocess("per_pixel_mean")
 @register_preprocess("cifar")
 def _per_pixel_mean(channels: int, pixel_mean: Float[np.ndarray, "h w c"]) -> Normalization:
-    return _normalization(pixel_mean, np.ones(channels))
+    return as_normalization(pixel_mean, np.ones(channels))
 
 
 @register_preprocess("none")
 def _none(channels: int) -> Normalization:
-    return _normalization(np.zeros(channels), np.ones(channels))
+    return as_normalization(np.zeros(channels), np.ones(channels))
+
+
+@register_preprocess("weights")
+def _weights(channels: int) -> Normalization:
+    raise DataError(
+        "preprocess 'weights' is that of config.init_from, which a training run reads; name "
+        "another one here"
+    )
 
 
 def needs_pixel_mean(preprocess: str) -> bool:
@@ -126,11 +137,12 @@ def _check_colour(preprocess: str, channels: int) -> None:
         )
 
 
-def _normalization(
+def as_normalization(
     mean: Sequence[float] | np.ndarray,
     deviation: Sequence[float] | np.ndarray,
     reverse_channels: bool = False,
 ) -> Normalization:
+    """Returns the normalisation with a mean and a deviation, see `Normalization`."""
     dtype = jax.dtypes.canonicalize_dtype(jnp.float64)
     return Normalization(
         jnp.asarray(mean, dtype), jnp.asarray(deviation, dtype), reverse_channels=reverse_channels

@@ -85,6 +85,7 @@ class TenCrop(Protocol):
       image_size: height and width of the crops.
       resize: the shorter side to which images are scaled first.
       channels: as for `data.eval_transform`.
+      interpolation: as for `data.ResizeCenterCrop`.
     """
 
     name: ClassVar[str] = "ten_crop"
@@ -92,10 +93,16 @@ class TenCrop(Protocol):
     image_size: int = 224
     resize: int = 256
     channels: int | None = None
+    interpolation: str = "bilinear"
 
     def batches(self, source: data.Source, batch_size: int) -> Iterator[ViewBatch]:
         """Yields batches of five views; scoring mirrors them."""
-        crops = FiveCrops(image_size=self.image_size, resize=self.resize, channels=self.channels)
+        crops = FiveCrops(
+            image_size=self.image_size,
+            resize=self.resize,
+            channels=self.channels,
+            interpolation=self.interpolation,
+        )
         center = Center(crops, on_bad_image=self.on_bad_image)
         for batch in center.batches(source, batch_size):
             parts = np.split(batch.views[0].images, 5, axis=1)
@@ -110,18 +117,27 @@ class MultiScale(Protocol):
     Attributes:
       sides: lengths of the shorter side; by default the paper's.
       channels: as for `data.eval_transform`.
+      interpolation: as for `data.ResizeCenterCrop`.
     """
 
     name: ClassVar[str] = "multi_scale"
     mirrored: ClassVar[bool] = True
     sides: tuple[int, ...] = PAPER_SIDES
     channels: int | None = None
+    interpolation: str = "bilinear"
 
     def batches(self, source: data.Source, batch_size: int) -> Iterator[ViewBatch]:
         """Yields batches of images with similar aspect ratios, in the order in which they fill."""
         channels = self.channels or source.image_shape[2]
         skip = self.on_bad_image == "skip"
-        yield from pyramid_batches(source, self.sides, channels, batch_size, skip_bad_images=skip)
+        yield from pyramid_batches(
+            source,
+            self.sides,
+            channels,
+            batch_size,
+            skip_bad_images=skip,
+            interpolation=self.interpolation,
+        )
 
 
 @register_protocol("center")
@@ -136,7 +152,13 @@ def _ten_crop(transform: data.Transform, sides: Sequence[int] | None) -> Protoco
             "ten_crop needs images larger than the crop, but these are not resized; choose "
             "protocol center, or give --image_size and --resize"
         )
-    return TenCrop(transform.image_size, transform.resize, transform.channels)
+    size, resize = transform.image_size, transform.resize
+    if isinstance(size, tuple) or isinstance(resize, tuple) or transform.crop_mode != "center":
+        raise EvaluationError(
+            "ten_crop takes squares from images of their own proportions; choose protocol center, "
+            "or give --image_size and --resize"
+        )
+    return TenCrop(size, resize, transform.channels, transform.interpolation)
 
 
 @register_protocol("multi_scale")
@@ -149,7 +171,8 @@ def _multi_scale(transform: data.Transform, sides: Sequence[int] | None) -> Prot
     sides = PAPER_SIDES if sides is None else tuple(sides)
     if not sides or min(sides) < 1:
         raise EvaluationError(f"the scales {sides} are not positive numbers of pixels; fix it")
-    return MultiScale(sides, transform.channels)
+    interpolation = getattr(transform, "interpolation", "bilinear")
+    return MultiScale(sides, transform.channels, interpolation)
 
 
 def make_protocol(

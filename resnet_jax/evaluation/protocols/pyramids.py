@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from resnet_jax.data import DataError, Source
 from resnet_jax.data.images.decode import open_image
-from resnet_jax.data.sources.base import broken_image
+from resnet_jax.data.sources.base import BadImageError, broken_image, read_example
 from resnet_jax.data.transforms.five_crops import scaled
 from resnet_jax.evaluation.protocols.padded import MULTIPLE
 from resnet_jax.evaluation.protocols.views import View, ViewBatch
@@ -35,6 +35,7 @@ def pyramid_batches(
     batch_size: int,
     *,
     skip_bad_images: bool = False,
+    interpolation: str = "bilinear",
 ) -> Iterator[ViewBatch]:
     """Yields each image of a source once, with one view per scale.
 
@@ -49,6 +50,7 @@ def pyramid_batches(
       channels: number of channels to convert to: 1, 3 or 4.
       batch_size: rows of a batch.
       skip_bad_images: whether to skip images that cannot be decoded.
+      interpolation: the filter, as for `ResizeCenterCrop`.
 
     Raises:
       DataError: an image cannot be decoded, or the batch size is below 1.
@@ -56,7 +58,8 @@ def pyramid_batches(
     if batch_size < 1:
         raise DataError(f"the batch size is {batch_size}; choose a positive number")
     waiting: dict[tuple[tuple[int, int], ...], list[_Pyramid]] = defaultdict(list)
-    for pyramid in _load(_Pyramids(source, tuple(sides), channels, skip_bad_images)):
+    images = _Pyramids(source, tuple(sides), channels, skip_bad_images, interpolation)
+    for pyramid in _load(images):
         if pyramid is None:
             continue
         shapes = padded_shapes([level.shape[:2] for level in pyramid.levels])
@@ -92,15 +95,21 @@ class _Pyramids:
     sides: tuple[int, ...]
     channels: int
     skip_bad_images: bool
+    interpolation: str
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> _Pyramid | None:
-        example = self.source[index]
+        try:
+            example = read_example(self.source, index)
+        except BadImageError:
+            if self.skip_bad_images:
+                return None
+            raise
         try:
             picture = open_image(example["image"], self.channels)
-            levels = [scaled(picture, side) for side in self.sides]
+            levels = [scaled(picture, side, self.interpolation) for side in self.sides]
         except (OSError, ValueError) as error:
             if self.skip_bad_images:
                 return None

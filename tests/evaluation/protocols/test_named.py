@@ -47,14 +47,14 @@ class Photographs:
 PHOTOGRAPHS = Photographs([(50, 67), (67, 50), (24, 24), (50, 67), (24, 64), (50, 67), (40, 43)])
 
 
-def resize(file, side):
-    """torchvision.transforms.Resize(side) on a Pillow image."""
+def resize(file, side, resample=Image.Resampling.BILINEAR):
+    """torchvision.transforms.Resize(side, resample) on a Pillow image."""
     picture = Image.open(io.BytesIO(file)).convert("RGB")
     short, long = sorted(picture.size)
     new = (side, int(side * long / short))
     width, height = new if picture.width <= picture.height else new[::-1]
     if short != side:
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        picture = picture.resize((width, height), resample)
     return np.asarray(picture)
 
 
@@ -152,6 +152,32 @@ def test_multi_scale_equals_a_loop_over_images(one_network, slow_multi_scale, ba
     check(result, scores, slow_multi_scale, PHOTOGRAPHS)
 
 
+@pytest.mark.parametrize(("name", "view"), [("ten_crop", 4), ("multi_scale", 0)])
+def test_views_are_scaled_by_the_transforms_filter(name, view):
+    options = {"interpolation": "bicubic", "channels": 3}
+    transform = data.ResizeCenterCrop(image_size=24, resize=30, **options)
+    for batch in make_protocol(name, transform, (30,)).batches(PHOTOGRAPHS, 2):
+        images, sizes = batch.views[view].images, batch.views[view].sizes
+        for row in np.flatnonzero(batch.mask):
+            expected = resize(PHOTOGRAPHS.files[batch.index[row]], 30, Image.Resampling.BICUBIC)
+            if name == "ten_crop":
+                top, left = (round((side - 24) / 2) for side in expected.shape[:2])
+                expected = expected[top : top + 24, left : left + 24]
+                np.testing.assert_array_equal(images[row], expected)
+            else:
+                height, width = sizes[row]
+                np.testing.assert_array_equal(images[row, :height, :width], expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"image_size": (24, 32), "resize": (30, 40)}, {"crop_mode": "squash"}]
+)
+def test_ten_crops_are_squares_of_images_of_their_own_proportions(options):
+    transform = data.ResizeCenterCrop(**{"image_size": 24, "resize": 30, **options})
+    with pytest.raises(EvaluationError, match="ten_crop takes squares from images of their own"):
+        make_protocol("ten_crop", transform)
+
+
 def test_an_ensemble_averages_softmax_scores():
     networks = [network(0), network(1, "caffe", block=BottleneckBlock)]
     transform = data.eval_transform("imagenet", 24, 30)
@@ -205,9 +231,19 @@ def test_every_photograph_fits(size):
         assert height <= below and width <= right
 
 
+class Gone(Photographs):
+    """The second file is a link that leads nowhere."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise FileNotFoundError(2, "No such file or directory")
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("kind", [Photographs, Gone])
 @pytest.mark.parametrize("name", ["center", "ten_crop", "multi_scale"])
-def test_bad_images_are_named_or_left_out(name):
-    broken = Photographs([(30, 30), (30, 40), (30, 30)])
+def test_bad_images_are_named_or_left_out(name, kind):
+    broken = kind([(30, 30), (30, 40), (30, 30)])
     broken.files[1] = broken.files[1][:100]
     transform = data.eval_transform("imagenet", 24)
     with pytest.raises(data.DataError, match="image 1 of split 'test' of 'photographs'"):
