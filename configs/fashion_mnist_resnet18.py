@@ -35,6 +35,5 @@ def get_config() -> ConfigDict:
     config.weight_decay = 5e-4
 
     config.log_every = 50
-    config.eval_every = 500
-    config.checkpoint_every = 500
+    config.eval_every_epochs = 1.0
     return config

@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.image_size = 224
     config.channels = 3
     config.augmentation = "imagenet"
-    config.preprocess = "torchvision"
+    config.preprocess = "weights"
 
     config.batch_size = 64
     config.num_epochs = 10.0
@@ -37,6 +37,5 @@ def get_config() -> ConfigDict:
     config.weight_decay = 1e-4
 
     config.log_every = 10
-    config.eval_every = 200
-    config.checkpoint_every = 200
+    config.eval_every_epochs = 1.0
     return config

@@ -39,6 +39,6 @@ def get_config() -> ConfigDict:
     config.label_smoothing = 0.1
 
     config.log_every = 100
-    config.eval_every = 5004
+    config.eval_every_epochs = 1.0
     config.checkpoint_every = 1000
     return config

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import sys
 from typing import Any
 
 from absl import flags
@@ -10,26 +9,31 @@ from ml_collections import ConfigDict, config_flags
 
 from resnet_jax.errors import ConfigError, UsageError
 from resnet_jax.registry import import_parts
-from resnet_jax.training.config import TrainConfig, check_key, resolve
+from resnet_jax.training.config import NULLABLE_KEYS, TrainConfig, check_key, resolve
 from resnet_jax.training.recipes import find_recipe, importable, run_recipe
+
+_OPTIONS = ("model_options", "optimizer_options")
 
 
 def new_flags() -> flags.FlagValues:
-    """Returns the flags of a command with a recipe: `--config` and `--import`."""
+    """Returns the flags of a command with a recipe; `parse` adds `--config` to them."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "The recipe.", flag_values=values)
     flags.DEFINE_multi_string(
         "import", [], "A file or module that registers parts.", flag_values=values
     )
     return values
 
 
-def parse(values: flags.FlagValues, argv: list[str]) -> TrainConfig:
+def parse(values: flags.FlagValues, argv: list[str]) -> tuple[TrainConfig, TrainConfig | None]:
     """Parses a command line into the flags, and resolves the recipe that it names.
 
     Args:
       values: the flags of `new_flags` and the command's own.
       argv: the arguments.
+
+    Returns:
+      The configuration, and the recipe's own without the command line's changes; None for a
+      recipe that is not complete without them.
 
     Raises:
       ConfigError, UsageError: the command line or the recipe is invalid.
@@ -38,38 +42,66 @@ def parse(values: flags.FlagValues, argv: list[str]) -> TrainConfig:
         import_parts(module)
     path = find_recipe(next(iter(_values_of("config", argv)), ""))
     with importable(path):
-        recipe = run_recipe(path)
-        argv, options = _take_options(argv, recipe)
-        rest = _parsed(values, _with_path(argv, path))
+        recipe, config = run_recipe(path), run_recipe(path)
+    argv, options = _take_options(_without_config(argv), recipe)
+    rest = _parsed(values, argv, config)
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; options begin with --")
-    config: Any = values["config"].value
-    for name, option, value in options:
-        with config.unlocked():
-            config[name][option] = value
-    return resolve(config, recipe)
+    with config.unlocked(), config.ignore_type():
+        for (name, option), value in options.items():
+            if option:
+                config[name][option] = value
+            else:
+                config[name] = value
+    resolved = resolve(config, recipe)
+    try:
+        return resolved, resolve(recipe)
+    except ConfigError:
+        return resolved, None
 
 
 def _take_options(
     argv: list[str], recipe: ConfigDict
-) -> tuple[list[str], list[tuple[str, str, Any]]]:
-    """Splits off options that the recipe lacks from the command line; checks all keys.
+) -> tuple[list[str], dict[tuple[str, str], Any]]:
+    """Splits off what flags cannot set from the command line; checks all keys.
 
-    An example is `--config.optimizer_options.b1=0.8`: only the optimizer knows its options.
+    That is None, for a key that may be None, and options that the recipe lacks: an example is
+    `--config.optimizer_options.b1=0.8`, because only the optimizer knows its options.
+
+    Returns:
+      The other arguments, and the values by key and option; the option of a whole key is "".
     """
-    rest, options = [], []
-    for argument in argv:
-        match = re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", argument)
-        name, _, option = match[1].partition(".") if match else ("", "", "")
-        if match:
-            check_key(match[1], prefix="--config.")
-        if not option or option in recipe[name]:
+    rest: list[str] = []
+    options: dict[tuple[str, str], Any] = {}
+    for argument in _joined(argv):
+        match = re.match(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if not match:
             rest.append(argument)
-        elif match and match[2] is None:
+            continue
+        check_key(match[1], prefix="--config.")
+        name, _, option = match[1].partition(".")
+        is_option = bool(option) and name in _OPTIONS
+        if match[2] == "None" and (is_option or (not option and name in NULLABLE_KEYS)):
+            options[name, option] = None
+        elif not is_option or option in recipe[name]:
+            options.pop((name, option), None)
+            rest.append(argument)
+        elif match[2] is None:
             raise UsageError(f"{argument} has no value; write {argument}=VALUE")
-        elif match:
-            options.append((name, option, _value(match[2])))
+        else:
+            options[name, option] = _value(match[2])
     return rest, options
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Returns the arguments with `--config.KEY None` as `--config.KEY=None`."""
+    joined: list[str] = []
+    for argument in argv:
+        if argument == "None" and joined and re.fullmatch(r"--?config\.[^=]+", joined[-1]):
+            joined[-1] += "=None"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _value(text: str) -> Any:
@@ -89,24 +121,21 @@ def _values_of(flag: str, argv: list[str]) -> list[str]:
     return values
 
 
-def _with_path(argv: list[str], path: str) -> list[str]:
-    """Returns the command line with the recipe's name replaced by its path."""
-    result, is_value = [], False
+def _without_config(argv: list[str]) -> list[str]:
+    """Returns the command line without the recipe's name."""
+    rest, is_value = [], False
     for argument in argv:
-        if is_value or re.match(r"--?config=", argument):
-            argument = path if is_value else f"--config={path}"
-        is_value = bool(re.fullmatch(r"--?config", argument))
-        result.append(argument)
-    return result
+        if not is_value and not re.match(r"--?config(=|$)", argument):
+            rest.append(argument)
+        is_value = not is_value and bool(re.fullmatch(r"--?config", argument))
+    return rest
 
 
-def _parsed(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parses the flags; returns the remaining arguments."""
-    before = sys.argv
-    sys.argv = ["train.py", *argv]  # ml_collections looks for `--config.KEY=VALUE` here.
+def _parsed(values: flags.FlagValues, argv: list[str], config: ConfigDict) -> list[str]:
+    """Parses the flags, those of `config` into it; returns the remaining arguments."""
+    command = ["train.py", *argv]
     try:
-        return list(values(sys.argv)[1:])
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=command)
+        return list(values(command)[1:])
     except flags.Error as error:
         raise UsageError(" ".join(str(error).split())) from error
-    finally:
-        sys.argv = before

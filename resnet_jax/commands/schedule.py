@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 USAGE = """\
-usage: python -m resnet_jax schedule --config FILE|NAME [--config.KEY=VALUE ...]
+usage: python -m resnet_jax schedule --config FILE|NAME|RUN [--config.KEY=VALUE ...]
            [--step N ...] [--train_size N] [--output FILE.png] [--import FILE|MODULE ...]
 
 Prints the learning rate of some steps, and draws that of all. It ignores the effect of errors: the
 plateau schedule and the warm-up until an error.
 
+  --config ...      a recipe's file or name, or the config.json of a run
   --step N          a step, from 1; may be repeated (by default the steps where it changes)
   --train_size N    images in the training split, for lengths in epochs (the data set is opened)
   --output FILE.png the picture to write
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_multi_integer("step", [], "Steps to print.", flag_values=values)
     flags.DEFINE_integer("train_size", None, "Training images.", flag_values=values)
     flags.DEFINE_string("output", None, "The picture.", flag_values=values)
-    config = _recipes.parse(values, argv)
+    config, _ = _recipes.parse(values, argv)
     output = values["output"].value and picture_file(values["output"].value)
 
     # Not at the top: it takes seconds, and usage errors appear at once.
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> None:
     import jax.numpy as jnp
     import numpy as np
 
-    from resnet_jax.training.config import lengths
+    from resnet_jax.runtime.pictures import drawing
+    from resnet_jax.training.lengths import lengths
     from resnet_jax.training.optimizer import make_learning_rate, training_size
 
     size = values["train_size"].value or training_size(config)
@@ -66,7 +68,8 @@ def main(argv: list[str]) -> None:
             raise UsageError(f"--step={step} is not one of the run's steps, 1 to {num_steps}")
         print(f"step {step:{len(str(num_steps))}}/{num_steps}  {rates[step - 1]:.6g}")
     if output:
-        _draw(rates, output)
+        with drawing(output):
+            _draw(rates, output)
         print(output)
 
 

@@ -85,11 +85,15 @@ class TrainConfig:
     """`none`, `cifar` (pad 4, crop, mirror), `imagenet` (random resized crop, mirror),
     `imagenet_paper` (random scale, crop, mirror), or a name of `register_augmentation`."""
     preprocess: str = "torchvision"
-    """`torchvision`, `caffe`, `cifar` (per-pixel mean subtracted), `none`, or a registered name."""
+    """`torchvision`, `caffe`, `cifar` (per-pixel mean subtracted), `none`, `weights` (that which
+    comes with `init_from`, with its evaluation crop), or a registered name."""
     color_augmentation: Literal["none", "pca"] = "none"
     """`none`, or `pca`: shifts colours along ImageNet's principal components, as AlexNet does."""
     on_bad_image: Literal["error", "skip"] = "error"
-    """An undecodable image ends the run (`error`) or is replaced by the next one (`skip`)."""
+    """An undecodable image ends the run (`error`) or is replaced by the next one (`skip`); a
+    resumed run may change `error` to `skip`."""
+    on_changed_data: Annotated[Literal["error", "accept"], CHANGEABLE] = "error"
+    """Whether a resumed run refuses (`error`) or accepts a data set whose files have changed."""
     loader_threads: Annotated[Count | None, CHANGEABLE] = None
     """Threads that prepare batches, one batch each; by default one per processor, at most 16."""
     loader_workers: Annotated[NotNegative, CHANGEABLE] = 0
@@ -142,7 +146,9 @@ class TrainConfig:
     warmup_learning_rate: Positive = 0.01
     """The learning rate until the training error is below `warmup_until_error`."""
     boundaries: tuple[Count, ...] = ()
-    """Steps at which schedule `step` decays."""
+    """Steps at which schedule `step` decays; alternatively, set `boundaries_epochs`."""
+    boundaries_epochs: tuple[Positive, ...] = ()
+    """Passes over the training split after which schedule `step` decays."""
     decay_factor: Positive = 0.1
     """Factor that multiplies the learning rate at each boundary or plateau."""
     plateau_patience: NotNegative = 2
@@ -163,10 +169,16 @@ class TrainConfig:
     # Records.
     log_every: Annotated[Count, CHANGEABLE] = 100
     """Steps between lines in `metrics.jsonl`."""
-    eval_every: Annotated[Count, CHANGEABLE] = 1000
-    """Steps between evaluations; the last step is evaluated, too."""
-    checkpoint_every: Annotated[Count, CHANGEABLE] = 1000
-    """Steps between checkpoints; each evaluation and the last step also write one."""
+    eval_every: Annotated[Count | None, CHANGEABLE] = None
+    """Steps between evaluations, by default 1000; alternatively, set `eval_every_epochs`. The last
+    step is evaluated, too."""
+    eval_every_epochs: Annotated[Positive | None, CHANGEABLE] = None
+    """Passes over the training split between evaluations."""
+    checkpoint_every: Annotated[Count | None, CHANGEABLE] = None
+    """Steps between checkpoints, by default 1000; alternatively, set `checkpoint_every_epochs`.
+    Each evaluation and the last step also write one."""
+    checkpoint_every_epochs: Annotated[Positive | None, CHANGEABLE] = None
+    """Passes over the training split between checkpoints."""
     stop_after: Annotated[Duration | None, CHANGEABLE] = None
     """A time such as `3h50m` after which the run saves its state and ends; it can be resumed."""
     on_nan: Annotated[Literal["stop", "rollback"], CHANGEABLE] = "stop"
@@ -185,16 +197,25 @@ KEYS = tuple(field.name for field in dataclasses.fields(TrainConfig))
 _HINTS = typing.get_type_hints(TrainConfig, include_extras=True)
 
 CHANGEABLE_KEYS = tuple(key for key in KEYS if CHANGEABLE in typing.get_args(_HINTS[key]))
-"""Keys that a resumed run may change, because they alter no update.
-
-With `scale_schedule` the run's length alters the schedule, so it may not change.
+"""Keys that a resumed run may change, because they alter no update; `identity` has the exceptions.
 """
 
-_LENGTHS = (
+NULLABLE_KEYS = tuple(
+    key
+    for key, hint in typing.get_type_hints(TrainConfig).items()
+    if type(None) in typing.get_args(hint)
+)
+"""Keys that may be None, which switches them off or selects a default."""
+
+_UNITS = (
     ("num_steps", "num_epochs"),
     ("warmup_steps", "warmup_epochs"),
     ("schedule_steps", "schedule_epochs"),
+    ("eval_every", "eval_every_epochs"),
+    ("checkpoint_every", "checkpoint_every_epochs"),
+    ("boundaries", "boundaries_epochs"),
 )
+"""Keys of one quantity in steps and in epochs, of which at most one is given."""
 
 _MODEL_OPTIONS: dict[str, type] = {
     "shortcut": str,
@@ -227,8 +248,8 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
 
     Args:
       config: the config file's result with the command line's changes.
-      recipe: the config file's result without them. A run length from the command line, in either
-        unit, replaces the file's, but the schedule keeps the file's length.
+      recipe: the config file's result without them. A length or period from the command line, in
+        either unit, replaces the file's; the schedule keeps the length of the file's run.
 
     Raises:
       ConfigError: a key is unknown, or a value is invalid or contradicts another one.
@@ -242,10 +263,12 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
         values["model_options"] = {name: value for name, value in given if value is not None}
     if recipe is not None:
         file = recipe.to_dict()
-        for steps, epochs in _LENGTHS:
+        for steps, epochs in _UNITS:
             changed = [key for key in (steps, epochs) if values.get(key) != file.get(key)]
             if len(changed) == 1:
-                values[epochs if changed == [steps] else steps] = None
+                values[epochs if changed == [steps] else steps] = (
+                    () if steps == "boundaries" else None
+                )
     else:
         file = values
     if values.get("schedule_steps") is None and values.get("schedule_epochs") is None:
@@ -257,8 +280,8 @@ def resolve(config: ConfigDict, recipe: ConfigDict | None = None) -> TrainConfig
     # boundaries from the command line may not.
     own = list(resolved.boundaries) != list(file.get("boundaries", ()))
     end = resolved.num_steps if own and not resolved.scale_schedule else resolved.schedule_steps
-    if end is not None:
-        check_boundaries(resolved.schedule, resolved.boundaries, end)
+    if end is not None and resolved.boundaries:
+        check_boundaries(resolved, resolved.boundaries, end)
     return resolved
 
 
@@ -282,33 +305,21 @@ def checked(values: Mapping[str, Any]) -> TrainConfig:
     return config
 
 
-def in_steps(steps: int | None, epochs: float | None, batch_size: int, train_size: int) -> int:
-    """Returns a length in steps, given in steps or in passes over `train_size` images."""
-    return steps if steps is not None else round((epochs or 0) * train_size / batch_size)
-
-
-def lengths(config: TrainConfig, train_size: int) -> tuple[int, int]:
-    """Returns the lengths of the run and of its schedule, in steps."""
-
-    def steps(of: str) -> int:
-        given = getattr(config, f"{of}_steps"), getattr(config, f"{of}_epochs")
-        return in_steps(*given, config.batch_size, train_size)
-
-    return max(1, steps("num")), steps("schedule")
-
-
-def check_boundaries(schedule: str, boundaries: tuple[int, ...], end: int) -> None:
-    """Raises a `ConfigError` if a boundary lies at or after the end of the schedule.
+def check_boundaries(config: TrainConfig, boundaries: tuple[int, ...], end: int) -> None:
+    """Raises a `ConfigError` if a boundary lies at or after the end of schedule `step`.
 
     Args:
-      schedule: the schedule's name; only `step` has boundaries.
-      boundaries: the steps at which the learning rate decays.
+      config: the run's configuration.
+      boundaries: its boundaries, in steps.
       end: the step at which the schedule ends.
     """
-    if schedule == "step" and boundaries[-1] >= end:
+    if config.schedule == "step" and boundaries[-1] >= end:
+        given = f"config.boundaries={config.boundaries}"
+        if config.boundaries_epochs:
+            given = f"config.boundaries_epochs={config.boundaries_epochs} (steps {boundaries})"
         raise ConfigError(
-            f"config.boundaries={boundaries} do not all lie before the end, step {end}; "
-            "remove the later ones, or lengthen the run"
+            f"{given} do not all lie before the end, step {end}; remove the later ones, or "
+            "lengthen the run"
         )
 
 
@@ -359,10 +370,12 @@ def _check_together(config: TrainConfig) -> None:
         raise ConfigError(
             f"config.profile_steps={config.profile_steps} must be a first and last step like 10,20"
         )
+    if config.preprocess == "weights" and config.init_from is None:
+        raise ConfigError("config.preprocess='weights' needs config.init_from; set it too")
     if config.skip_head and config.init_from is None:
         raise ConfigError("config.skip_head needs weights to start from; set config.init_from too")
-    for one, other in _LENGTHS:
-        if getattr(config, one) is not None and getattr(config, other) is not None:
+    for one, other in _UNITS:
+        if getattr(config, one) not in (None, ()) and getattr(config, other) not in (None, ()):
             raise ConfigError(f"config.{one} and config.{other} are both given; keep one of them")
     if config.eval_split == "train":
         raise ConfigError(
@@ -371,7 +384,8 @@ def _check_together(config: TrainConfig) -> None:
         )
     if config.num_steps is None and config.num_epochs is None:
         raise ConfigError("the run has no length; set config.num_steps or config.num_epochs")
-    if config.schedule == "step" and not config.boundaries:
+    if config.schedule == "step" and not config.boundaries and not config.boundaries_epochs:
         raise ConfigError("config.schedule='step' needs config.boundaries, such as (32000, 48000)")
-    if list(config.boundaries) != sorted(set(config.boundaries)):
-        raise ConfigError(f"config.boundaries={config.boundaries} must be positive and increasing")
+    for key in ("boundaries", "boundaries_epochs"):
+        if list(given := getattr(config, key)) != sorted(set(given)):
+            raise ConfigError(f"config.{key}={given} must be positive and increasing")

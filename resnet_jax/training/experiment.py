@@ -15,11 +15,19 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import data
+from resnet_jax.data.loading.iterator import check_shared_memory
 from resnet_jax.errors import ConfigError
 from resnet_jax.models import MODELS, create_model, parameter_mask
 from resnet_jax.registry import accepted
 from resnet_jax.runtime.devices import DATA_AXIS
-from resnet_jax.training.config import TrainConfig, check_boundaries, lengths, resolve
+from resnet_jax.training.config import TrainConfig, check_boundaries, resolve
+from resnet_jax.training.lengths import (
+    Periods,
+    boundaries_in_steps,
+    common_period,
+    lengths,
+    periods,
+)
 from resnet_jax.training.optimizer import (
     OPTIMIZERS,
     SCHEDULES,
@@ -120,6 +128,16 @@ class Experiment:
         return make_learning_rate(self.config, len(self.train_source), self.schedule)
 
     @property
+    def sources(self) -> dict[str, data.Source]:
+        """The two splits by use, `train` and `eval`."""
+        return {"train": self.train_source, "eval": self.eval_source}
+
+    @property
+    def periods(self) -> Periods:
+        """Steps between evaluations and between checkpoints."""
+        return periods(self.config, len(self.train_source))
+
+    @property
     def recorded(self) -> dict[str, str]:
         """The parts handed in that a resumed run must have again: all but its length."""
         return {name: part for name, part in self.handed_in.items() if name != "num_steps"}
@@ -167,7 +185,7 @@ def open_experiment(config: ConfigDict | TrainConfig, **parts: Any) -> Experimen
     )
     num_steps, schedule_end = lengths(config, len(train_source))
     end = schedule_end if config.scale_schedule else max(schedule_end, num_steps)
-    check_boundaries(config.schedule, config.boundaries, end)
+    check_boundaries(config, boundaries_in_steps(config, len(train_source)), end)
     augmentation = config.batch_augmentation
     made = Experiment(
         config=config,
@@ -282,6 +300,9 @@ def check(experiment: Experiment, mesh: Mesh) -> None:
             "config.device_resident='yes' needs a data set of arrays and augmentation 'none' or "
             f"'cifar', not {config.dataset!r} with {config.augmentation!r}; set it to 'auto'"
         )
+    if config.loader_workers and resident_arrays(experiment, mesh) is None:
+        share = math.prod(experiment.image_shape) * config.batch_size // jax.process_count()
+        check_shared_memory(share, config.loader_workers)
     initial_normalization(experiment)
     lowers = config.on_nan == "rollback" or config.schedule == "plateau"
     if not callable(experiment.optimizer) and lowers:
@@ -332,15 +353,13 @@ def resident_arrays(experiment: Experiment, mesh: Mesh) -> tuple[np.ndarray, np.
 def steps_at_once(config: TrainConfig, mesh: Mesh) -> int:
     """Returns the number of steps per dispatch, if the devices keep the images.
 
-    It divides the intervals of log lines, evaluations, checkpoints and traces. On the CPU it is
-    one, because XLA's CPU back end runs convolutions many times slower inside a loop.
+    It divides the intervals of log lines, evaluations, checkpoints and traces; those in epochs end
+    between two dispatches (see `next_due`). On the CPU it is one, because XLA's CPU back end runs
+    convolutions many times slower inside a loop.
     """
     if mesh.devices.flat[0].platform == "cpu":
         return 1
-    first, last = config.profile_steps or (1, 0)
-    between = math.gcd(
-        config.log_every, config.eval_every, config.checkpoint_every, first - 1, last
-    )
+    between = common_period(config)
     return max(k for k in range(1, MAX_STEPS_AT_ONCE + 1) if between % k == 0)
 
 

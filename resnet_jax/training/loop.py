@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +15,41 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import data
-from resnet_jax.runtime.devices import (
-    data_mesh,
-    enable_compilation_cache,
-    replicate,
-    shard_batch,
-)
+from resnet_jax.errors import one_line
+from resnet_jax.runtime.console import unfailing
+from resnet_jax.runtime.devices import data_mesh, replicate, shard_batch
+from resnet_jax.runtime.files import local_path
 from resnet_jax.runtime.hosts import watched_hosts
 from resnet_jax.runtime.interrupts import Stop, Stopped
+from resnet_jax.runtime.pictures import NotDrawn, drawing
 from resnet_jax.runtime.profiler import Profile
-from resnet_jax.training.checkpoint import Checkpoints
+from resnet_jax.training.checkpoint import Checkpoints, find_steps
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.curves import draw_curves
 from resnet_jax.training.dispatch import Dispatch
 from resnet_jax.training.experiment import (
     Experiment,
-    check,
     compute_normalization,
     eval_batches,
     initial_normalization,
-    open_experiment,
     resident_arrays,
     steps_at_once,
     train_iterator,
 )
-from resnet_jax.training.optimizer import of_parts, unfitted_schedule
+from resnet_jax.training.identity import facts_of
+from resnet_jax.training.lengths import (
+    idle_schedule,
+    is_due,
+    other_batch_size,
+    unfitted_schedule,
+)
+from resnet_jax.training.optimizer import of_parts
 from resnet_jax.training.records import RunRecords, read_metrics
 from resnet_jax.training.report import Diverged, Observers, Report, RunStart
-from resnet_jax.training.restore import load_initial
+from resnet_jax.training.start import prepare
 from resnet_jax.training.state import TrainState, create_state
 from resnet_jax.training.step import make_train_step
-from resnet_jax.training.workdir import keep_dataset, open_workdir
+from resnet_jax.training.workdir import keep_dataset, keep_preprocessing, open_workdir
 
 MAX_ROLLBACKS = 5
 """Maximum number of rollbacks of a run with `on_nan="rollback"`."""
@@ -58,10 +63,12 @@ def train(
     workdir: str | Path,
     mesh: Mesh | None = None,
     observers: Sequence[Any] = (),
+    recipe: TrainConfig | None = None,
 ) -> RunRecords:
     """Trains a network, or resumes from the latest checkpoint in `workdir`.
 
-    SIGTERM, SIGUSR1, SIGINT and `config.stop_after` end it after the current step; state is saved.
+    SIGTERM, SIGUSR1, SIGINT, SIGHUP and `config.stop_after` end it after the current step; state is
+    saved. A terminal or a pipe that is gone does not end it.
 
     Args:
       experiment: the run's parts, or a recipe from which to make them.
@@ -69,6 +76,7 @@ def train(
         `tensorboard/` and `curves.png`.
       mesh: the devices; by default `data_mesh()`, all of them.
       observers: see `Observers`; called on the first host.
+      recipe: the configuration without the command line's changes, for a notice about them.
 
     Returns:
       The last line of `metrics.jsonl` of each split: `step`, `loss`, `top1_error`, `top5_error`;
@@ -76,32 +84,31 @@ def train(
 
     Raises:
       ConfigError, ModelError, DataError: the configuration, the model, the data or the work
-        directory is invalid; nothing has been written.
+        directory is invalid, or differs between hosts; no step has been done.
+      BadData: images of a later step cannot be used; the run's state is saved.
       Diverged: the run diverged (see `Report`).
       HostDied: another host's process ended during the run.
       KeyboardInterrupt: SIGINT ended the run; its state is saved.
       Exception: the error of an observer; the run's state is saved.
     """
-    started, workdir = time.monotonic(), Path(workdir).expanduser().absolute()
-    if not isinstance(experiment, Experiment):
-        experiment = open_experiment(experiment)
-    config = experiment.config
-    enable_compilation_cache(config.compilation_cache)
+    started, workdir = time.monotonic(), local_path(workdir).absolute()
     mesh = data_mesh() if mesh is None else mesh
-    check(experiment, mesh)
-    initial = load_initial(
-        config.init_from,
-        experiment.model,
-        experiment.image_shape[2],
-        skip_head=config.skip_head,
-        seed=config.seed,
-    )
+    experiment, initial, fingerprints, preprocessing = prepare(experiment, workdir, mesh)
+    config = experiment.config
     with (
-        open_workdir(workdir, config, experiment.recorded) as notices,
+        open_workdir(workdir, config, experiment.recorded, facts_of(experiment)) as notices,
         watched_hosts(workdir),
         Stop(config.stop_after) as stop,
     ):
-        keep_dataset(workdir, {"train": experiment.train_source, "eval": experiment.eval_source})
+        notices += data.notices(*experiment.sources.values())
+        if preprocessing is not None:
+            keep_preprocessing(workdir, preprocessing)
+            notices.append(f"images are prepared as the weights': {preprocessing.describe()}")
+        notices += keep_dataset(
+            workdir, experiment.sources, fingerprints, on_changed_data=config.on_changed_data
+        )
+        if recipe is not None and not find_steps(workdir / "checkpoints"):
+            notices += other_batch_size(config, recipe, len(experiment.train_source))
         run_observers = Observers(observers, stop)
         run = _Run(experiment, workdir, mesh, initial, stop, run_observers, started)
         while True:
@@ -121,12 +128,21 @@ def train(
 
 
 def _last_records(workdir: Path, headline: str, forms: Any) -> RunRecords:
-    """Returns the last record of each split; draws `curves.png`."""
+    """Returns the last record of each split; draws `curves.png` if it can."""
     if jax.process_index() != 0:
         return RunRecords({}, forms, workdir)
     records = read_metrics(workdir)
-    draw_curves({workdir.name: records}, workdir / "curves.png", headline=headline)
+    picture = workdir / "curves.png"
+    try:
+        with drawing(picture):
+            draw_curves({workdir.name: records}, picture, headline=headline)
+    except NotDrawn as error:  # No picture is worth a run.
+        print(f"resnet_jax: {error}", file=unfailing(sys.stderr))
     return RunRecords({record["split"]: record for record in records}, forms, workdir)
+
+
+class BadData(OSError):
+    """Images of a step after the first cannot be used; the run's state is saved."""
 
 
 class _Run:
@@ -146,7 +162,7 @@ class _Run:
         self._experiment, self._config = experiment, experiment.config
         self._workdir, self._mesh, self._initial = workdir, mesh, initial
         self._stop, self._observers, self._started = stop, observers, started
-        self._learning_rate = experiment.learning_rate
+        self._learning_rate, self._periods = experiment.learning_rate, experiment.periods
         self._optimizer = of_parts(experiment.optimizer, self._config.train_parts)
         arrays = resident_arrays(experiment, mesh)
         self._resident: tuple[Any, ...] = replicate(arrays, mesh) if arrays else ()
@@ -180,8 +196,8 @@ class _Run:
             if start_step:
                 state, evaluated = self._restored(start_step, state, batches, kept)
             else:
-                state, more = self._new_state(state)
-                notices = [*notices, *more]
+                state = self._new_state(state)
+            notices = [*notices, *self._length_notices(start_step)]
             run = RunStart(
                 self._workdir,
                 dataclasses.asdict(self._config),
@@ -210,21 +226,23 @@ class _Run:
         step, evaluated = run.start_step, run.evaluated
         dispatch = Dispatch(self._stop, step)
         while True:
-            result = None
+            result, position = None, batches.get_state()
             if not evaluated:
-                state, result = self._evaluated(step, state, report)
+                with self._saves(step, state, position, checkpoints, report):
+                    state, result = self._evaluated(step, state, report)
                 evaluated = result is not None
             stopping = dispatch.told_to_stop()
-            is_due = step % self._config.checkpoint_every == 0
-            if step and (result or stopping or is_due):
-                self._save(step, state, batches, checkpoints, report, result)
+            if step and (result or stopping or is_due(step, self._periods.checkpoint)):
+                self._save(step, state, position, checkpoints, report, result)
             if stopping or step >= run.num_steps:
                 break
 
             steps = self._steps_at_once
-            if step % steps or step + steps > run.num_steps:
+            if step % steps or step + steps > min(run.num_steps, self._periods.next_due(step)):
                 steps = 1
-            batch = shard_batch(dispatch.next_batch(batches, steps), self._mesh, steps > 1)
+            with self._saves(step, state, position, checkpoints, report):
+                taken = dispatch.next_batch(batches, steps)
+            batch = shard_batch(taken, self._mesh, steps > 1)
             state, metrics = self._train_step(state, batch, self._resident)
             step += steps
             dispatch.sent(step, metrics)
@@ -275,16 +293,23 @@ class _Run:
         )
         return replicate(state, self._mesh)
 
-    def _new_state(self, state: TrainState) -> tuple[TrainState, list[str]]:
-        """Returns the state before the first step, and notices about the run's length."""
+    def _new_state(self, state: TrainState) -> TrainState:
+        """Returns the state before the first step."""
         normalization = compute_normalization(self._experiment)
         state = state.replace(normalization=replicate(normalization, self._mesh))
-        notices = []
-        if "schedule" not in self._experiment.handed_in:
-            notices = unfitted_schedule(
-                self._config, len(self._experiment.train_source), self._experiment.num_steps
+        return self._lower_learning_rate(state, 0)
+
+    def _length_notices(self, start_step: int) -> list[str]:
+        """Returns notices about a schedule that does not fit the run's length."""
+        experiment = self._experiment
+        if start_step and callable(experiment.optimizer):
+            return idle_schedule(
+                experiment.schedule, start_step, experiment.num_steps, self._workdir
             )
-        return self._lower_learning_rate(state, 0), notices
+        if start_step or "schedule" in experiment.handed_in:
+            return []
+        size = len(experiment.train_source)
+        return unfitted_schedule(self._config, size, experiment.num_steps)
 
     def _restored(
         self, step: int, like: TrainState, batches: data.TrainIterator, checkpoints: Checkpoints
@@ -311,7 +336,7 @@ class _Run:
         return state.replace(feedback=replicate(feedback, self._mesh))
 
     def _is_evaluated_after(self, step: int) -> bool:
-        return step % self._config.eval_every == 0 or step == self._experiment.num_steps
+        return is_due(step, self._periods.evaluation) or step == self._experiment.num_steps
 
     def _evaluated(
         self, step: int, state: TrainState, report: Report
@@ -329,18 +354,47 @@ class _Run:
         )
         return state.replace(feedback=replicate(feedback, self._mesh)), result
 
+    @contextlib.contextmanager
+    def _saves(
+        self,
+        step: int,
+        state: TrainState,
+        position: dict[str, int],
+        checkpoints: Checkpoints,
+        report: Report,
+    ) -> Iterator[None]:
+        """Saves the state before images that cannot be used end a run that has done steps.
+
+        A single one of several hosts cannot save: the last checkpoint stays.
+        """
+        try:
+            yield
+        except data.DataError as error:
+            if not step:
+                raise
+            kept = "the last checkpoint stays"
+            if jax.process_count() == 1:
+                self._save(step, state, position, checkpoints, report, None)
+                checkpoints.wait()
+                kept = f"saved at step {step}"
+            what = one_line(getattr(error, "description", "") or str(error), 100)
+            raise BadData(
+                f"{what}; {kept}; set --config.on_bad_image=skip, or mend or remove the file and "
+                "set --config.on_changed_data=accept"
+            ) from error
+
     def _save(
         self,
         step: int,
         state: TrainState,
-        batches: data.TrainIterator,
+        position: dict[str, int],
         checkpoints: Checkpoints,
         report: Report,
         result: dict[str, float] | None,
     ) -> None:
-        """Writes a checkpoint in the background."""
+        """Writes a checkpoint in the background; `position` is that of the data."""
         report.flush()
-        position = {"data": batches.get_state(), "rollbacks": self._rollbacks}
-        checkpoints.save(step, state, position, result[self.task.headline] if result else None)
+        whole = {"data": position, "rollbacks": self._rollbacks}
+        checkpoints.save(step, state, whole, result[self.task.headline] if result else None)
         report.restart_clock(step)
         self._observers.call("on_checkpoint", step, self._workdir / "checkpoints" / str(step))

@@ -1,6 +1,7 @@
 """Optimisers, and the learning rate of each step: schedule, warm-up, plateau and rollbacks."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,7 +18,8 @@ from resnet_jax import data
 from resnet_jax.errors import ConfigError, one_line
 from resnet_jax.models import train_only
 from resnet_jax.registry import Registry
-from resnet_jax.training.config import TrainConfig, in_steps, lengths, resolve
+from resnet_jax.training.config import TrainConfig, resolve
+from resnet_jax.training.lengths import config_in_steps
 
 Optimizer: TypeAlias = optax.GradientTransformation | Callable[[Any], optax.GradientTransformation]
 """A function of the learning rate, which the step calls for each update, or a transformation that
@@ -98,6 +100,27 @@ def _decayed(config: TrainConfig) -> Callable[[Any], Any] | None:
 def kernels(params: Any) -> Any:
     """Returns a mask of `params`: True for convolution and classifier kernels, False elsewhere."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+_OPTIONS = {
+    "sgd": optax.trace,
+    "adamw": optax.adamw,
+    "lamb": optax.lamb,
+    "lars": optax.lars,
+    "rmsprop": optax.rmsprop,
+}
+"""The function that takes the `optimizer_options` of each optimiser."""
+
+
+def options_in_effect(config: TrainConfig) -> dict[str, Any]:
+    """Returns the `optimizer_options` that differ from the optimiser's defaults."""
+    taken = _OPTIONS.get(config.optimizer)
+    known = inspect.signature(taken).parameters if taken else {}
+    return {
+        name: value
+        for name, value in config.optimizer_options.items()
+        if name not in known or value != known[name].default
+    }
 
 
 def make_optimizer(config: TrainConfig) -> Callable[[Any], optax.GradientTransformation]:
@@ -182,25 +205,9 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
     Raises:
       ConfigError: the schedule is unknown.
     """
-    peak = config.learning_rate
-    if config.learning_rate_batch_size:
-        peak *= config.batch_size / config.learning_rate_batch_size
-    warmup = in_steps(config.warmup_steps, config.warmup_epochs, config.batch_size, train_size)
-    num_steps, length = lengths(config, train_size)
-    boundaries = config.boundaries
-    if config.scale_schedule:
-        stretch = num_steps / length
-        warmup, length = round(warmup * stretch), num_steps
-        boundaries = tuple(np.rint(np.asarray(boundaries) * stretch).astype(int).tolist())
-    given = dataclasses.replace(
-        config,
-        learning_rate=peak,
-        learning_rate_batch_size=None,
-        warmup_steps=warmup,
-        warmup_epochs=None,
-        boundaries=boundaries,
-    )
+    given, length = config_in_steps(config, train_size)
     after_warmup = SCHEDULES[config.schedule](given, length)
+    peak, warmup = given.learning_rate, given.warmup_steps
 
     def schedule(count: int | Int[Array, ""]) -> Float[Array, ""]:
         count = jnp.asarray(count)
@@ -210,27 +217,6 @@ def make_schedule(config: TrainConfig, train_size: int) -> optax.Schedule:
         return jnp.asarray(rate, jnp.float32)
 
     return schedule
-
-
-def unfitted_schedule(config: TrainConfig, train_size: int, run: int) -> list[str]:
-    """Returns a notice if the schedule's length differs from the run's.
-
-    Args:
-      config: the run's configuration.
-      train_size: images in the training split, for lengths in epochs.
-      run: length of the run in steps.
-    """
-    _, length = lengths(config, train_size)
-    if config.schedule == "step":
-        fits = run > config.boundaries[-1]
-    else:
-        fits = run == length or config.schedule != "cosine"
-    if fits or config.scale_schedule:
-        return []
-    return [
-        f"the {config.schedule} schedule is made for {length} steps, but the run ends after {run}; "
-        "--config.scale_schedule=True fits it to the run"
-    ]
 
 
 class Feedback(struct.PyTreeNode):
@@ -351,6 +337,6 @@ def learning_rate(
 def training_size(config: TrainConfig) -> int:
     """Returns the number of training images if a length is given in epochs, else 1."""
     epochs = (config.num_epochs, config.warmup_epochs, config.schedule_epochs)
-    if not any(epochs):
+    if not any((*epochs, config.boundaries_epochs)):
         return 1
     return len(data.open_source(config.dataset, config.train_split, config.data_dir))

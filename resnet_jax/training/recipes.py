@@ -1,5 +1,6 @@
-"""Recipes: files that return a configuration, found by their path or their name."""
+"""Recipes: files that return a configuration, by path or name, and the `config.json` of runs."""
 
+import dataclasses
 import runpy
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError, did_you_mean, one_line
+from resnet_jax.runtime.files import expanded
+from resnet_jax.training.config import checked, default_config
+from resnet_jax.training.config_file import read_config_file
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -17,7 +21,8 @@ def load_recipe(recipe: str) -> ConfigDict:
     """Returns the configuration of a recipe.
 
     Args:
-      recipe: `FILE.py[:VARIANT]`, or the name of a shipped one, such as `fashion_mnist_demo`.
+      recipe: `FILE.py[:VARIANT]`, the name of a shipped one, such as `fashion_mnist_demo`, or the
+        `config.json` of a run.
 
     Raises:
       ConfigError: there is no such recipe, or its file fails.
@@ -31,7 +36,7 @@ def find_recipe(config: str) -> str:
     """Returns the path of a recipe: a file, or a shipped recipe by name.
 
     Args:
-      config: `FILE.py[:VARIANT]` or `NAME[:VARIANT]`.
+      config: `FILE.py[:VARIANT]`, `NAME[:VARIANT]` or `RUN/config.json`.
 
     Raises:
       ConfigError: there is no such recipe.
@@ -41,8 +46,9 @@ def find_recipe(config: str) -> str:
             "--config is missing; give a file such as configs/cifar10_resnet20.py, or a recipe's "
             "name such as cifar10_resnet20"
         )
+    config = expanded(config)
     file, colon, variant = config.partition(":")
-    if file.endswith(".py") or Path(file).exists():
+    if file.endswith(".py") or config.endswith(".json") or Path(file).exists():
         return config
     shipped = shipped_recipes()
     if file in shipped:
@@ -62,6 +68,8 @@ def shipped_recipes() -> dict[str, Path]:
 
 def run_recipe(path: str) -> ConfigDict:
     """Returns the result of a recipe's file, before the command line's changes."""
+    if path.endswith(".json"):
+        return _of_run(Path(path))
     file, *variant = path.split(":", 1)
     try:
         recipe = runpy.run_path(file)["get_config"](*variant)
@@ -73,6 +81,27 @@ def run_recipe(path: str) -> ConfigDict:
     if not isinstance(recipe, ConfigDict):
         raise ConfigError(f"get_config() of {file!r} must return a ConfigDict; see configs/")
     return recipe
+
+
+def _of_run(path: Path) -> ConfigDict:
+    """Returns the configuration of a run, with absolute paths, to run it again."""
+    saved = read_config_file(path, "give a recipe, or the config.json of a work directory")
+    if saved.parts:
+        name, part = next(iter(saved.parts.items()))
+        raise ConfigError(
+            f"{path} is of a run with {name} {part} handed in; run it again from Python, with the "
+            "same parts"
+        )
+    try:
+        values = dataclasses.asdict(checked(saved.located()))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    config = default_config()
+    with config.ignore_type():
+        for key in ("model_options", "optimizer_options"):
+            config[key].update(values.pop(key))
+        config.update(values)
+    return config
 
 
 @contextmanager

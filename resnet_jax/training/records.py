@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import ConfigError
-from resnet_jax.runtime.files import write_atomically
+from resnet_jax.runtime.files import local_path, write_atomically
 
 Record = Mapping[str, Any]
 """One line of `metrics.jsonl`: `step`, `split`, `loss`, `top1_error`, ... (errors as fractions)."""
@@ -108,7 +108,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
       ConfigError: another line is not a JSON object with a step, a split and numbers.
       OSError: the file is missing or cannot be read.
     """
-    path = Path(workdir) / "metrics.jsonl"
+    path = local_path(workdir) / "metrics.jsonl"
     *lines, _cut_off = path.read_bytes().split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):

@@ -4,29 +4,27 @@ Unlike resuming the run, this needs neither its data nor its optimiser.
 """
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
-from jaxtyping import PRNGKeyArray
 
 from resnet_jax import data
 from resnet_jax.errors import ConfigError, InputError
 from resnet_jax.evaluation import Network
-from resnet_jax.interop import layout, read_weights
-from resnet_jax.models import ResNet, input_channels
+from resnet_jax.models import input_channels
+from resnet_jax.runtime.files import local_path
 from resnet_jax.training.checkpoint import best_step, find_damage, find_steps, no_good_one
-from resnet_jax.training.config import KEYS, TrainConfig, checked
+from resnet_jax.training.config import TrainConfig, checked
+from resnet_jax.training.config_file import read_config_file
 from resnet_jax.training.experiment import look_up_names, make_model
 from resnet_jax.training.records import read_metrics
-from resnet_jax.training.workdir import read_dataset
+from resnet_jax.training.workdir import read_dataset, read_kept_preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +38,7 @@ class TrainedRun:
       network: the model, its variables (the averages, if the run keeps them) and its normalisation.
       channels: channels of the network's input.
       parts: the parts that were handed in, as `Experiment.recorded`.
+      kept_preprocessing: that of the initial weights, with `config.preprocess="weights"`.
     """
 
     workdir: Path
@@ -48,11 +47,53 @@ class TrainedRun:
     network: Network
     channels: int
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kept_preprocessing: data.Preprocessing | None = None
 
     @property
     def path(self) -> Path:
         """The checkpoint's folder."""
         return self.workdir / "checkpoints" / str(self.step)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the network was trained on; empty for a run of an old version."""
+        return tuple(read_dataset(self.workdir).get("train", {}).get("classes", ()))
+
+    @property
+    def preprocessing(self) -> data.Preprocessing | None:
+        """How the run prepares an image for evaluation; None if that was handed in.
+
+        Images that training keeps whole are scaled to the size of the run's images, if they have
+        one.
+        """
+        if "eval_transform" in self.parts:
+            return None
+        own = data.Preprocessing(
+            image_size=self._image_size,
+            crop_share=1.0,
+            mean=(0.0,) * self.channels,
+            std=(1.0,) * self.channels,
+        )
+        transform = data.eval_transform(self.config.augmentation, self.config.image_size)
+        if isinstance(transform, data.ResizeCenterCrop):
+            size = transform.output_shape((None, None, self.channels))[:2]
+            share = size[0] / float(np.max(transform.resize))
+            own = self.kept_preprocessing or dataclasses.replace(
+                own, image_size=size, crop_share=share
+            )
+        names, source = self.class_names, f"the run in {self.workdir}"
+        own = dataclasses.replace(own, class_names=names, source=source)
+        return own.with_normalization(self.network.normalization)
+
+    @property
+    def _image_size(self) -> tuple[int, int] | None:
+        """Height and width of the run's images; an old run knows them only by its mean image."""
+        known = read_dataset(self.workdir).get("eval", {}).get("image_shape", ())
+        shape = known or self.network.normalization.mean.shape
+        height, width = (*shape[:2], None, None)[:2]
+        if len(shape) != 3 or height is None or width is None:
+            return None
+        return int(height), int(width)
 
 
 def open_run(
@@ -79,7 +120,7 @@ def open_run(
         ones), the checkpoint is damaged, or a part that was handed in is missing.
       ModelError, DataError: a name in the run's configuration is not registered.
     """
-    workdir = Path(workdir).expanduser()
+    workdir = local_path(workdir)
     config, parts = read_config(workdir)
     try:
         look_up_names(config, ("augmentation", "preprocess", *(() if model else ("model",))))
@@ -100,12 +141,17 @@ def open_run(
         plain = dataclasses.replace(config, batch_norm="local", remat=False, num_classes=None)
         model = make_model(plain, _num_classes(config, known, variables))
     channels = _channels(config, known, parts, model, variables)
-    if normalization is None:
+    kept = None
+    if config.preprocess == "weights":
+        kept = read_kept_preprocessing(workdir, (1, 1, channels))
+    if normalization is None and kept is not None:
+        normalization = kept.normalization()
+    elif normalization is None:
         unknown_mean = np.zeros((1, 1, channels))
         normalization = data.make_normalization(config.preprocess, channels, unknown_mean)
     normalization = normalization.replace(**state["normalization"])
     network = Network(model, variables, normalization)
-    return TrainedRun(workdir, config, step, network, channels, parts)
+    return TrainedRun(workdir, config, step, network, channels, parts, kept)
 
 
 def _channels(
@@ -133,26 +179,15 @@ def _num_classes(
 def read_config(workdir: Path) -> tuple[TrainConfig, dict[str, str]]:
     """Returns the configuration of a run and the parts that were handed in.
 
-    Keys that the run's version did not have get their defaults.
+    Keys that the run's version did not have get their defaults, and paths are absolute.
 
     Raises:
       ConfigError: the directory holds no run, or the run of a newer version.
     """
     path = workdir / "config.json"
+    saved = read_config_file(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        parts = {**values.pop("parts", {})}
-        unknown = sorted(values.keys() - set(KEYS))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; give a work directory of train.py"
-        ) from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{path} is not a run's configuration; give another directory") from error
-    if unknown:
-        raise ConfigError(f"{path} has the unknown key {unknown[0]}; it needs a newer resnet_jax")
-    try:
-        return checked(values), parts
+        return checked(saved.located()), saved.parts
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -232,50 +267,3 @@ def _map(tree: Any, function: Any) -> Any:
     if isinstance(tree, dict):
         return {name: _map(branch, function) for name, branch in tree.items()}
     return function(tree)
-
-
-def load_initial(
-    init_from: str | None, model: nn.Module, channels: int, *, skip_head: bool, seed: int
-) -> dict[str, Any] | None:
-    """Returns the initial `{"params", "batch_stats"}` from a file or another run, or None.
-
-    Args:
-      init_from: a weights file (see `read_weights`), or a work directory, whose latest checkpoint
-        is used; None for none.
-      model: the network that the weights must fit.
-      channels: channels of the network's input.
-      skip_head: whether to initialise a new classifier from the seed.
-      seed: the run's seed.
-
-    Raises:
-      ConfigError: the model is not a `ResNet`, the file is missing, the work directory has no
-        checkpoint, or the weights are for images with other channels.
-      WeightsError: the weights do not fit the model.
-    """
-    if init_from is None:
-        return None
-    if not isinstance(model, ResNet):
-        raise ConfigError("config.init_from needs a ResNet; load other weights in your own model")
-    source, key = Path(init_from).expanduser(), jax.random.key(seed)
-    if not source.exists():
-        raise ConfigError(f"config.init_from={init_from} does not exist; check the path")
-    if source.is_dir():
-        variables = _from_workdir(source, model, skip_head, key)
-    else:
-        variables = read_weights(model, source, skip_head=skip_head, key=key)
-    expected = input_channels(model, variables)
-    if channels != expected:
-        raise ConfigError(
-            f"config.init_from needs images with {expected} channels, not {channels}; "
-            f"set config.channels={expected}"
-        )
-    return variables
-
-
-def _from_workdir(
-    workdir: Path, model: ResNet, skip_head: bool, key: PRNGKeyArray
-) -> dict[str, Any]:
-    entries = layout.flatten(open_run(workdir).network.variables)
-    fitted = layout.fit(model, layout.OURS, entries, workdir.name, skip_head=skip_head)
-    variables = layout.to_variables(fitted)
-    return layout.with_new_head(model, variables, key) if skip_head else variables

@@ -1,7 +1,6 @@
 """The work directory of a run: its configuration, its lock and its data set's fingerprints."""
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
@@ -13,63 +12,86 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 
 from resnet_jax import data
 from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import from_first_host
-from resnet_jax.runtime.files import write_atomically
-from resnet_jax.training.checkpoint import set_damaged_aside
-from resnet_jax.training.config import CHANGEABLE_KEYS, TrainConfig
+from resnet_jax.runtime.files import expanded, write_atomically
+from resnet_jax.training.agreement import check_shared, leave_token
+from resnet_jax.training.checkpoint import find_steps, set_damaged_aside
+from resnet_jax.training.config import TrainConfig, checked
+from resnet_jax.training.config_file import (
+    PATH_KEYS,
+    SavedConfig,
+    config_file,
+    read_config_file,
+    to_json,
+)
+from resnet_jax.training.identity import Facts, changed_keys, is_path
 
 
 @contextlib.contextmanager
 def open_workdir(
-    workdir: Path, config: TrainConfig, parts: Mapping[str, str] = MappingProxyType({})
+    workdir: Path,
+    config: TrainConfig,
+    parts: Mapping[str, str] = MappingProxyType({}),
+    facts: Facts | None = None,
 ) -> Iterator[list[str]]:
     """Reserves the work directory for this run while the context lasts.
 
     Writes `config.json`, or checks that the existing one belongs to the same run; keys that alter
-    no update (`CHANGEABLE_KEYS`) may differ and are updated. Renames damaged checkpoints. With
+    no update may differ and are updated (see `changed_keys`). Renames damaged checkpoints. With
     several hosts the first one does all this, and all continue or end together.
 
     Args:
       workdir: the folder of the run's records and checkpoints.
       config: the run's configuration.
       parts: parts handed in, as `Experiment.recorded`; kept as `parts` in `config.json`.
+      facts: what the data and the parts settle about the configuration, if known.
 
     Yields:
       A line per damaged checkpoint.
 
     Raises:
-      ConfigError: the directory cannot be written, is in use by another process, belongs to a
-        different configuration (the message names the keys that differ) or to a run with other
-        parts, or all its checkpoints are damaged.
+      ConfigError: the directory cannot be written, is in use by another process, is not shared by
+        all hosts, belongs to a different configuration (the message names the keys that differ) or
+        to a run with other parts, or all its checkpoints are damaged.
     """
     with contextlib.ExitStack() as held:
-        lines, refusal = [], ""
+        lines: list[str] = []
+        token = refusal = ""
         if jax.process_index() == 0:
             try:
-                lines = _open_alone(workdir, config, parts, held)
+                lines, token = _open_alone(workdir, config, parts, facts or Facts(), held)
             except ConfigError as error:
                 refusal = str(error)
         if refusal := from_first_host(refusal):
             raise ConfigError(refusal)
+        check_shared(workdir, token)
         yield lines
 
 
 def _open_alone(
-    workdir: Path, config: TrainConfig, parts: Mapping[str, str], held: contextlib.ExitStack
-) -> list[str]:
+    workdir: Path,
+    config: TrainConfig,
+    parts: Mapping[str, str],
+    facts: Facts,
+    held: contextlib.ExitStack,
+) -> tuple[list[str], str]:
     path = workdir / "config.json"
     try:
+        paths = _paths(config)
         if path.exists():
-            _check_same_run(path, config, parts)
+            saved = _check_same_run(path, config, parts, facts)
+            # Of weights that are gone by now, too.
+            same = (key for key in saved.paths if saved.values.get(key) == getattr(config, key))
+            paths = {key: saved.paths[key] for key in same} | paths
         workdir.mkdir(parents=True, exist_ok=True)
         held.enter_context(locked(workdir))
         lines = set_damaged_aside(workdir / "checkpoints")
-        values = to_json(config) | ({"parts": dict(parts)} if parts else {})
-        write_atomically(path, json.dumps(values, indent=2) + "\n")
-        return lines
+        write_atomically(path, config_file(config, parts, paths))
+        return lines, leave_token(workdir)
     except OSError as error:
         raise ConfigError(
             f"cannot write to the work directory {workdir}: {error.strerror}; "
@@ -77,38 +99,39 @@ def _open_alone(
         ) from error
 
 
-def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Returns the configuration as JSON values: tuples become lists."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+def _paths(config: TrainConfig) -> dict[str, str]:
+    """Returns the absolute form of each value that is an existing local path, by key."""
+    typed = {key: getattr(config, key) for key in PATH_KEYS}
+    if not is_path(config.dataset):
+        del typed["dataset"]
+    return {
+        key: os.path.abspath(expanded(value))
+        for key, value in typed.items()
+        if value is not None and os.path.exists(expanded(value))
+    }
 
 
-def _check_same_run(path: Path, config: TrainConfig, parts: Mapping[str, str]) -> None:
+def _check_same_run(
+    path: Path, config: TrainConfig, parts: Mapping[str, str], facts: Facts
+) -> SavedConfig:
+    """Returns the run's saved configuration; refuses another run's."""
+    saved = read_config_file(path, "choose another --workdir or remove it")
     try:
-        # A key that the run's version did not know behaved as today's default.
-        before = to_json(TrainConfig()) | json.loads(path.read_text())
-        parts_before = dict(before.pop("parts", {}))
-        differing = sorted(
-            key for key, value in to_json(config).items() if before.get(key) != value
-        )
-    except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is not a run's configuration; choose another --workdir or remove it"
-        ) from error
-    _check_parts(path.parent, parts_before, parts)
-    # Keys that alter updates together with others.
-    fixed = ["num_steps", "num_epochs"] if config.scale_schedule else []
-    fixed += ["eval_every"] if config.schedule == "plateau" else []
-    tied = [key for key in differing if key not in CHANGEABLE_KEYS or key in fixed]
-    if tied:
-        changes = ", ".join(
-            f"{key} ({before.get(key)!r}, now {getattr(config, key)!r})" for key in tied
-        )
+        before = checked(saved.located())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    _check_parts(path.parent, saved.parts, parts)
+    facts = facts._replace(guarded=bool(read_dataset(path.parent)))
+    typed = to_json(before) | saved.values
+    if tied := changed_keys(before, config, facts):
+        changes = ", ".join(f"{key} ({typed[key]!r}, now {getattr(config, key)!r})" for key in tied)
         if len(changes) > 150:
             changes = ", ".join(tied)
         raise ConfigError(
             f"the work directory {path.parent} belongs to another configuration, differing in "
             f"{changes}; choose another --workdir or set them back"
         )
+    return saved
 
 
 LOCK = ".lock"
@@ -172,41 +195,76 @@ def _holder(workdir: Path) -> str:
 _DATASET = "dataset.json"
 
 
-def keep_dataset(workdir: Path, sources: Mapping[str, data.Source]) -> None:
+def keep_dataset(
+    workdir: Path,
+    sources: Mapping[str, data.Source],
+    fingerprints: Mapping[str, dict[str, Any]] | None = None,
+    on_changed_data: str = "error",
+) -> list[str]:
     """Writes the fingerprints of a run's splits, or checks that they are unchanged.
 
-    Before the first checkpoint they may change, such as when a broken image is removed. With
-    several hosts the first one checks, and all continue or end together.
+    Before the first checkpoint they may change, such as when a broken image is removed; later only
+    with `on_changed_data="accept"`, but never the classes. With several hosts the first one checks,
+    and all continue or end together.
 
     Args:
       workdir: the run's existing work directory.
       sources: the run's sources, `train` and `eval`.
+      fingerprints: their fingerprints, if known.
+      on_changed_data: "error" or "accept".
+
+    Returns:
+      A line per split that has changed and is accepted; empty on all hosts but the first.
 
     Raises:
       ConfigError: the data set has changed since the last checkpoint; the message names the change.
     """
-    refusal = ""
+    refusal, lines = "", []
     if jax.process_index() == 0:
+        now = fingerprints or {use: data.fingerprint(source) for use, source in sources.items()}
         try:
-            _keep(workdir, sources)
+            lines = _changes(workdir, sources, now, accept=on_changed_data == "accept")
+            write_atomically(workdir / _DATASET, json.dumps(now, indent=2) + "\n")
         except ConfigError as error:
             refusal = str(error)
     if refusal := from_first_host(refusal):
         raise ConfigError(refusal)
+    return lines
 
 
-def _keep(workdir: Path, sources: Mapping[str, data.Source]) -> None:
-    now = {use: data.fingerprint(source) for use, source in sources.items()}
-    before = read_dataset(workdir) if any((workdir / "checkpoints").glob("[0-9]*")) else {}
+def _changes(
+    workdir: Path,
+    sources: Mapping[str, data.Source],
+    now: Mapping[str, dict[str, Any]],
+    *,
+    accept: bool,
+) -> list[str]:
+    """Returns a line per split that has changed since the latest checkpoint, or refuses it."""
+    steps = find_steps(workdir / "checkpoints")
+    before = read_dataset(workdir) if steps else {}
+    lines = []
     for use, source in sources.items():
         known = before.get(use, {})
         changed = [key for key, value in now[use].items() if known.get(key, value) != value]
-        if changed:
+        if not changed:
+            continue
+        split = f"split {source.split!r} of {source.name!r}"
+        if "classes" in changed or not accept:
+            remedy = "restore it, or choose another --workdir"
+            if "classes" not in changed:
+                remedy = f"restore it, set --config.on_changed_data=accept, {remedy[12:]}"
             raise ConfigError(
-                f"split {source.split!r} of {source.name!r} is not what {workdir} was trained on: "
-                f"{', '.join(changed)} differ; restore it, or choose another --workdir"
+                f"{split} is not what {workdir} was trained on: {', '.join(changed)} differ; "
+                f"{remedy}"
             )
-    write_atomically(workdir / _DATASET, json.dumps(now, indent=2) + "\n")
+        was, images = known.get("images"), now[use]["images"]
+        what = f"it had {was} images, now {images}" if was != images else "other files"
+        order = "; from there, the epochs have another order"
+        lines.append(
+            f"{split} has changed since step {steps[-1]}: {what} ({', '.join(changed)} differ)"
+            f"{order if use == 'train' and was != images else ''}"
+        )
+    return lines
 
 
 def read_dataset(workdir: Path) -> dict[str, dict[str, Any]]:
@@ -223,3 +281,31 @@ def read_dataset(workdir: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path} is damaged; delete it to skip the data-set check") from error
+
+
+_PREPROCESSING = "preprocessing.json"
+
+
+def keep_preprocessing(workdir: Path, preprocessing: data.Preprocessing) -> None:
+    """Writes the preprocessing that came with a run's initial weights, on the first host."""
+    if jax.process_index() == 0:
+        write_atomically(workdir / _PREPROCESSING, preprocessing.to_json() + "\n")
+
+
+def read_kept_preprocessing(
+    workdir: Path, image_shape: tuple[int, int, int]
+) -> data.Preprocessing | None:
+    """Returns what `keep_preprocessing` wrote, or None; a mean image is zero, of `image_shape`.
+
+    Raises:
+      ConfigError: the file is damaged.
+    """
+    path = workdir / _PREPROCESSING
+    try:
+        text = path.read_text(encoding="utf-8")
+        mean = np.zeros(image_shape) if json.loads(text)["mean"] is None else None
+        return data.Preprocessing.from_json(text, mean, source=f"the run in {workdir}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is damaged; restore it, or choose another --workdir") from error

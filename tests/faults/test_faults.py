@@ -4,6 +4,7 @@
 """
 
 import collections
+import os
 import random
 import shutil
 import signal
@@ -220,3 +221,84 @@ def test_a_second_process_is_refused_and_a_second_signal_ends_at_once(tmp_path, 
     _, err = process.communicate(timeout=300)
     assert process.returncode == -signal.SIGTERM and err == ""
     outcome("SIGTERM twice", 1, "ended at once")
+
+
+def test_a_pipe_whose_reader_is_gone(tmp_path, reference, outcome):
+    """As `train.py ... | head -1`."""
+    process = processes.start(tmp_path)
+    assert process.stdout.readline()
+    process.stdout.close()
+    _, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, "")
+    processes.check_same(tmp_path, reference, 30)
+    outcome("closed pipe", 1, "went on silently; status 0")
+
+
+def in_a_terminal(*command):
+    """Starts a process in a terminal of its own; returns it and the other end of the terminal."""
+    ours, its = os.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command],
+        cwd=processes.ROOT,
+        env=processes.environment(TERM="xterm"),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), its),
+    )
+    os.close(its)
+    return process, ours
+
+
+@pytest.mark.parametrize("hangup", ["noticed", "ignored"] if FULL else ["noticed"])
+def test_a_terminal_that_is_closed(tmp_path, reference, outcome, hangup):
+    command = processes.command(tmp_path, loader_workers=1)
+    if hangup == "ignored":  # As by `nohup`.
+        command = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command]
+    watch = Watch(tmp_path)
+    process, terminal = in_a_terminal(*command)
+    assert processes.wait_until(watch.has_gone_on, process)
+    os.close(terminal)
+    assert process.wait(timeout=300) == 0
+    if hangup == "noticed":
+        assert processes.steps(tmp_path)[-1] < 30
+        processes.run(tmp_path)
+        outcome("terminal closed", 1, "saved; resumed; bit for bit the undisturbed run")
+    else:
+        outcome("terminal closed, with nohup", 1, "went on silently; status 0")
+    processes.check_same(tmp_path, reference, 30)
+
+
+def test_shared_memory_that_is_too_small(tmp_path, outcome):
+    """As in a container of Docker's; and full during a run."""
+    if not has_namespaces():
+        pytest.skip("this machine lets nobody mount a disk of its own")
+
+    def life(size, name, then="wait $!"):
+        script = f'mount -t tmpfs -o size={size} none /dev/shm && {{ "$@" & {then}; }}'
+        return subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script, "sh"]
+            + processes.command(tmp_path / name, loader_workers=1, num_steps=10**6),
+            cwd=processes.ROOT,
+            env=processes.environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    early = life("64k", "small")
+    assert early.returncode == 2 and not (tmp_path / "small").exists()
+    processes.one_line(early.stderr, "/dev/shm has 0 MiB free", "--shm-size", "loader_workers=0")
+    outcome("/dev/shm too small", 1, "status 2, one line, nothing begun")
+    if not FULL:
+        return
+    fill = (
+        f"while [ ! -e {tmp_path}/full/checkpoints/4 ]; do sleep 0.05; done; "
+        "cat /dev/zero >/dev/shm/fill 2>/dev/null; wait $!"
+    )
+    late = life("1m", "full", fill)
+    assert late.returncode == 1, late.stderr
+    # Python's tracker of shared memory names the blocks that the dead process left, too.
+    [line] = [line for line in late.stderr.splitlines(True) if line.startswith("resnet_jax: ")]
+    processes.one_line(line, "failed: a loader process ended with SIGBUS", "--shm-size")
+    check_last_good(tmp_path / "full")
+    outcome(
+        "/dev/shm full during a run", 1, "status 1, one line; the last good checkpoint is whole"
+    )

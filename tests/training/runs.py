@@ -15,6 +15,7 @@ from resnet_jax.training.checkpoint import Checkpoints
 from resnet_jax.training.experiment import compute_normalization, open_experiment
 from resnet_jax.training.records import MetricsLog
 from resnet_jax.training.state import create_state
+from resnet_jax.training.workdir import keep_dataset
 
 CONFIG = TrainConfig(
     model="resnet20_cifar",
@@ -36,6 +37,9 @@ def make_run(workdir, steps_and_errors=((10, 0.4), (20, 0.3), (30, 0.35)), seed=
     rng = np.random.default_rng(seed)
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    splits = {"train": config.train_split, "eval": config.eval_split}
+    sources = {use: data.open_source(config.dataset, split) for use, split in splits.items()}
+    keep_dataset(workdir, sources)
     states = {}
     with (
         Checkpoints(workdir / "checkpoints", 10) as checkpoints,

@@ -5,7 +5,8 @@ from ml_collections import ConfigDict
 
 from resnet_jax.errors import ConfigError
 from resnet_jax.training import default_config, resolve
-from resnet_jax.training.config import KEYS, check_key, in_steps
+from resnet_jax.training.config import KEYS, check_key
+from resnet_jax.training.lengths import in_steps
 
 
 def config(**changes) -> ConfigDict:

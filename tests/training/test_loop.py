@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import types
 from functools import partial
 from unittest import mock
@@ -297,6 +298,50 @@ def test_several_steps_at_once_are_the_same_steps(tmp_path, monkeypatch):
         assert record["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
+def test_several_steps_at_once_end_at_periods_in_epochs(tmp_path, monkeypatch):
+    """An epoch of 50 images is 6.25 steps: evaluations after 6 and, rounded, 12 of them."""
+    sent = []
+
+    def next_batch(self, batches, steps=1):
+        sent.append(steps)
+        return take(self, batches, steps)
+
+    take = loop.Dispatch.next_batch
+    monkeypatch.setattr(loop.Dispatch, "next_batch", next_batch)
+    monkeypatch.setattr(loop, "steps_at_once", lambda config, mesh: 5)
+    run(
+        dataclasses.replace(
+            CONFIG,
+            device_resident="yes",
+            train_split="train[:50]",
+            num_steps=14,
+            eval_every=None,
+            eval_every_epochs=1.0,
+        ),
+        tmp_path,
+    )
+    assert sent == [5, 1] + [1] * 4 + [1, 1] + [1, 1]
+    records = read_metrics(tmp_path)
+    assert [r["step"] for r in records if r["split"] != "train"] == [6, 12, 14]
+
+
+def test_more_steps_of_a_finished_run_say_that_they_change_nothing(whole, tmp_path, capsys):
+    shutil.copytree(whole[0], tmp_path / "run")
+    run(dataclasses.replace(CONFIG, num_steps=62), tmp_path / "run")
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "steps 61 to 62 change nothing, with learning rate 0" in line and str(tmp_path) in line
+
+
+def test_another_batch_size_than_the_recipes_is_said_once(tmp_path, capsys):
+    config = dataclasses.replace(CONFIG, num_steps=2, schedule_steps=2, eval_every=9)
+    recipe = dataclasses.replace(config, batch_size=4)
+    said = []
+    for _ in range(2):
+        train(config, tmp_path, data_mesh(jax.devices()[:1]), recipe=recipe)
+        said.append("2 steps of 8 images are 0.032 epochs" in capsys.readouterr().out)
+    assert said == [True, False]
+
+
 def test_the_step_of_several_that_diverged_is_named(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG, learning_rate=1e12, warmup_steps=None)
     with pytest.raises(Diverged) as one_by_one:
@@ -322,6 +367,7 @@ def test_as_many_steps_at_once_as_fit_between_what_happens(monkeypatch):
     assert count() == 50 and count("cpu") == 1
     assert count(log_every=10) == 10 and count(checkpoint_every=7) == 1
     assert count(profile_steps=(101, 104)) == 4
+    assert count(eval_every=None, eval_every_epochs=0.3, log_every=40) == 20
 
 
 def test_an_accelerator_keeps_the_images_if_they_are_not_too_many(monkeypatch):

@@ -9,8 +9,9 @@ import optax
 import pytest
 import torch
 
-from resnet_jax.training.config import TrainConfig, lengths
-from resnet_jax.training.optimizer import make_optimizer, make_schedule, unfitted_schedule
+from resnet_jax.training.config import TrainConfig
+from resnet_jax.training.lengths import lengths, unfitted_schedule
+from resnet_jax.training.optimizer import make_optimizer, make_schedule
 
 RECIPE = TrainConfig(num_steps=100, schedule_steps=100, batch_size=10)
 

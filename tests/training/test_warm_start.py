@@ -1,19 +1,24 @@
 """Fine-tuning: what a run begins with, from a weights file or another run."""
 
 import dataclasses
+import shutil
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import resnet_jax
+from resnet_jax import data
 from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import data_mesh
-from resnet_jax.training import TrainConfig
+from resnet_jax.training import TrainConfig, default_config, open_experiment, resolve
+from resnet_jax.training.initial import like_the_weights, load_initial
 from resnet_jax.training.loop import train
-from resnet_jax.training.restore import load_initial, open_run
+from resnet_jax.training.records import read_metrics
+from resnet_jax.training.restore import open_run
 from tests.quick import init
 
 CONFIG = TrainConfig(
@@ -90,3 +95,94 @@ def test_what_cannot_be_begun_with(weights, changes, channels, error, words):
     model = resnet_jax.create_model("resnet20_cifar", 10)
     with pytest.raises(error, match=words):
         initial(dataclasses.replace(CONFIG, **changes), model, channels)
+
+
+OWN = data.Preprocessing(
+    image_size=(32, 32),
+    crop_share=0.8,
+    interpolation="bicubic",
+    mean=(0.1, 0.2, 0.3),
+    std=(0.5, 0.6, 0.7),
+    channel_order="BGR",
+    class_names=("x", "y", "z"),
+)
+TUNING = dataclasses.replace(
+    CONFIG,
+    model="resnet8_cifar",
+    channels=3,
+    augmentation="imagenet",
+    image_size=24,
+    preprocess="weights",
+    skip_head=True,
+    keep_checkpoints=5,
+)
+
+
+@pytest.fixture(scope="module")
+def coloured(resnet8, tmp_path_factory):
+    """Weights for colour images, with their preprocessing and without."""
+    model = resnet_jax.create_model("resnet8_cifar", 3)
+    variables = init(model, jnp.zeros((1, 8, 8, 3)), 5)
+    folder = tmp_path_factory.mktemp("coloured")
+    resnet_jax.save_weights(folder / "own.safetensors", variables, model, preprocessing=OWN)
+    resnet_jax.save_weights(folder / "silent.safetensors", variables, model)
+    return folder
+
+
+def test_a_run_prepares_images_as_its_weights_want_them(coloured, tmp_path, capsys):
+    """At its start, when it resumes without the weights, and when it is evaluated."""
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(coloured / "own.safetensors", weights)
+    config = dataclasses.replace(TUNING, init_from=str(weights), num_steps=1)
+    mesh = data_mesh(jax.devices()[:1])
+    train(config, tmp_path / "run", mesh)
+    wanted = dataclasses.replace(OWN, image_size=(24, 24))
+    assert f"as the weights': {wanted.describe()}" in " ".join(capsys.readouterr().out.split())
+    weights.unlink()
+    train(dataclasses.replace(config, num_steps=2), tmp_path / "run", mesh)
+
+    run = open_run(tmp_path / "run")
+    found = run.preprocessing
+    source = data.open_source("fashion_mnist_mini", "test[:16]")
+    # The mean and the deviation are in float32 by now.
+    assert found == dataclasses.replace(
+        wanted, class_names=tuple(source.class_names), mean=found.mean, std=found.std
+    )
+    np.testing.assert_allclose([found.mean, found.std], [wanted.mean, wanted.std], rtol=1e-6)
+    # The run's own evaluation is that of the record's images.
+    images = found([Image.fromarray(pixels[:, :, 0]) for pixels in source.images])
+    logits = run.network.model.apply(run.network.variables, images)
+    losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(16), source.labels]
+    [record] = [line for line in read_metrics(tmp_path / "run") if line["step"] == 2][-1:]
+    assert record["split"] == "test[:16]"
+    assert record["loss"] == pytest.approx(losses.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"augmentation": "none", "image_size": None}], ids=str)
+def test_weights_that_do_not_say_it_have_torchvisions(coloured, tmp_path, changes):
+    path = str(coloured / "silent.safetensors")
+    config = dataclasses.replace(TUNING, init_from=path, **changes)
+    experiment, own = like_the_weights(open_experiment(config), tmp_path / "new")
+    expected = data.make_normalization("torchvision", 3)
+    jax.tree.map(np.testing.assert_array_equal, experiment.normalization, expected)
+    assert "silent.safetensors does not say it" in own.describe()
+    crop = data.eval_transform(config.augmentation, config.image_size, channels=3)
+    if changes:
+        assert experiment.eval_transform == crop
+    else:
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(experiment.eval_transform(pixels), crop(pixels))
+
+
+def test_a_normalization_handed_in_stays(coloured, tmp_path):
+    config = dataclasses.replace(TUNING, init_from=str(coloured / "own.safetensors"))
+    plain = data.make_normalization("none", 3)
+    experiment, _ = like_the_weights(open_experiment(config, normalization=plain), tmp_path)
+    assert experiment.normalization is plain
+
+
+def test_the_weights_preprocessing_needs_weights():
+    config = default_config()
+    config.update(num_steps=1, preprocess="weights")
+    with pytest.raises(ConfigError, match="preprocess='weights' needs config.init_from"):
+        resolve(config)
