@@ -10,7 +10,6 @@ from resnet_jax.interop import (
     from_hub,
     from_keras,
     from_torch,
-    load_model,
     load_pretrained,
     load_weights,
     save_weights,
@@ -26,6 +25,7 @@ from resnet_jax.models import (
     register_model,
     train_only,
 )
+from resnet_jax.trained import load_model, preprocessing
 
 if TYPE_CHECKING:
     from resnet_jax import data as data
@@ -53,6 +53,7 @@ __all__ = [
     "load_pretrained",
     "load_weights",
     "parameter_mask",
+    "preprocessing",
     "register_model",
     "save_weights",
     "to_torch",

@@ -14,6 +14,7 @@ ORDER = (
     ("models", "data"),
     ("interop", "evaluation"),
     ("training",),
+    ("trained",),
     ("detection",),
     ("commands",),
     ("__main__",),

@@ -1,19 +1,19 @@
-"""Opens networks from work directories or weights files, and the images to evaluate them on."""
+"""The networks and images of an evaluation, from work directories or weights files."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from resnet_jax import data
+from resnet_jax.commands import _networks
+from resnet_jax.commands._networks import Choices, Trained, output_names, refuse_handed_in
+from resnet_jax.commands.summary import usual_num_classes
+from resnet_jax.data.sources.class_names import match_classes
+from resnet_jax.data.sources.relabelled import relabelled
 from resnet_jax.errors import UnknownSplitError, UsageError
 from resnet_jax.evaluation import Network, training_images
-from resnet_jax.interop import files, load_model, read_weights
-from resnet_jax.interop.keras import KERAS_ENDINGS
-from resnet_jax.interop.native import is_native, read_pixel_mean
-from resnet_jax.models import ResNet, create_model, input_channels, usual_image_size
 from resnet_jax.training.restore import TrainedRun, open_run
 
 _EVALUATION_SPLITS = ("validation", "test", "val")
@@ -25,11 +25,13 @@ class Member:
 
     Attributes:
       name: the network's origin.
+      description: a line about the images that it takes.
       network: the network.
       training_images: returns a number of its training images.
     """
 
     name: str
+    description: str
     network: Network
     training_images: Callable[[int], np.ndarray]
 
@@ -40,7 +42,7 @@ class Subject:
 
     Attributes:
       members: one network, or an ensemble.
-      source: the split.
+      source: the split; its labels are the networks' outputs.
       transform: the images' transform.
       on_bad_image: `"error"` or `"skip"`, for images that cannot be decoded.
     """
@@ -59,67 +61,47 @@ class Images:
       dataset: a name or folder.
       data_dir: the folder of data sets.
       split: a split in TFDS's syntax.
-      image_size: height and width of the crops.
-      resize: the shorter side before cropping.
     """
 
     dataset: str | None = None
     data_dir: str | None = None
     split: str | None = None
-    image_size: int | None = None
-    resize: int | None = None
-
-    def transform(self, otherwise: data.Transform) -> data.Transform:
-        """Returns the requested crop, or `otherwise` if none is requested."""
-        if self.image_size is None and self.resize is None:
-            return otherwise
-        return self.crop(otherwise.channels)
-
-    def crop(self, channels: int | None) -> data.Transform:
-        """Returns the centre crop, by default 224 from 256 pixels."""
-        image_size = self.image_size or 224
-        return data.eval_transform("imagenet", image_size, self.resize, channels=channels)
 
 
-def from_workdirs(workdirs: Sequence[str], checkpoint: str, images: Images) -> Subject:
+def from_workdirs(
+    workdirs: Sequence[str], checkpoint: str, images: Images, choices: Choices
+) -> Subject:
     """Opens runs and the images that the first one was evaluated on.
 
     Args:
       workdirs: work directories of one or more runs.
       checkpoint: `"best"`, `"latest"` or a number of steps.
       images: images to evaluate on instead.
+      choices: the preprocessing to use instead.
 
     Raises:
       UsageError: the runs do not fit together.
-      ConfigError, DataError: a run or the data set is missing.
+      ConfigError, DataError: a run or the data set is missing, or classes do not match.
     """
     runs = [open_run(workdir, checkpoint) for workdir in workdirs]
-    transforms = [images.transform(_eval_transform(run)) for run in runs]
-    first, transform = runs[0], transforms[0]
-    for run, other in zip(runs, transforms, strict=True):
+    first = runs[0]
+    for run in runs:
         if images.dataset is None and run.config.dataset != first.config.dataset:
             raise UsageError(
                 f"{run.workdir} was trained on {run.config.dataset!r}, {first.workdir} on "
                 f"{first.config.dataset!r}; give --dataset, or evaluate them separately"
             )
-        if other != transform:
-            raise UsageError(
-                f"{run.workdir} and {first.workdir} take images of different sizes or channels; "
-                "give --image_size and --resize, or evaluate them separately"
-            )
     if images.dataset is None:
-        _refuse_handed_in(first, "eval_source", "give --dataset")
-    if images.image_size is None:
-        for run in runs:
-            _refuse_handed_in(run, "eval_transform", "give --image_size")
+        refuse_handed_in(first, "eval_source", "give --dataset")
+    trained = [_networks.from_run(run, choices) for run in runs]
     source = data.open_source(
         images.dataset or first.config.dataset,
         images.split or first.config.eval_split,
         images.data_dir or first.config.data_dir,
         on_bad_image=first.config.on_bad_image,
     )
-    members = [Member(str(run.path), run.network, _images_of(run, images)) for run in runs]
-    return _checked(Subject(members, source, transform, first.config.on_bad_image))
+    training = [_images_of(run, images) for run in runs]
+    return _subject(trained, training, source, first.config.on_bad_image)
 
 
 def from_weights(
@@ -128,15 +110,17 @@ def from_weights(
     preprocesses: Sequence[str],
     images: Images,
     train_split: str,
+    choices: Choices,
 ) -> Subject:
     """Opens weights files and a data set.
 
     Args:
-      paths: files of any format that `--weights` accepts.
+      paths: files, folders or repositories that `--weights` accepts.
       models: one name per file, one for all, or none if the files state it.
-      preprocesses: one name per file, one for all, or none to follow from the file and the model.
+      preprocesses: one name per file, one for all, or none to follow from the file.
       images: images to evaluate on; the data set must be named.
       train_split: the split for mean images and recomputed statistics.
+      choices: further preprocessing to use instead of the files'.
 
     Raises:
       UsageError: there is no data set, or the numbers of names and files differ.
@@ -145,38 +129,85 @@ def from_weights(
     if images.dataset is None:
         raise UsageError("--weights needs --dataset; name a TFDS data set or a folder")
     source = _open_split(images.dataset, images.split, images.data_dir)
-    is_one_size = None not in source.image_shape
-    members, transforms = [], []
-    for path, model_name, preprocess in zip(
-        paths,
-        _one_each("--model", models, len(paths)),
-        _one_each("--preprocess", preprocesses, len(paths)),
-        strict=True,
-    ):
-        if model_name is None:
-            model, variables = load_model(path)
-            model = model.clone(kernels="auto")
-        else:
-            model = create_model(model_name, source.num_classes, kernels="auto")
-            variables = read_weights(model, path)
-        channels = input_channels(model, variables)
-        whole = data.eval_transform("none", channels=channels)
-        transform = images.transform(whole if is_one_size else images.crop(channels))
-        first_images = partial(_first_images, images, train_split, transform)
-        preprocess = preprocess or usual_preprocess(path, model)
-        mean = None
-        if data.needs_pixel_mean(preprocess):
-            mean = read_pixel_mean(path)
-            if mean is None:
-                mean = data.pixel_mean(_train_source(images, train_split), transform)
-        normalization = data.make_normalization(preprocess, channels, mean)
-        members.append(Member(path, Network(model, variables, normalization), first_images))
-        transforms.append(transform)
-    if any(transform != transforms[0] for transform in transforms):
-        raise UsageError(
-            "the weights are for images of different channels; evaluate them separately"
+
+    def mean_image(transform: data.Transform) -> np.ndarray:
+        return data.pixel_mean(_train_source(images, train_split), transform)
+
+    trained = [
+        _networks.from_weights(
+            path,
+            name,
+            (source.num_classes, usual_num_classes(name or "")),
+            dataclasses.replace(choices, preprocess=preprocess),
+            mean_image,
+            whole=None not in source.image_shape,
         )
-    return _checked(Subject(members, source, transforms[0]))
+        for path, name, preprocess in zip(
+            paths,
+            _one_each("--model", models, len(paths)),
+            _one_each("--preprocess", preprocesses, len(paths)),
+            strict=True,
+        )
+    ]
+    training = [
+        partial(_first_images, images, train_split, _transform(one, source)) for one in trained
+    ]
+    return _subject(trained, training, source)
+
+
+def _subject(
+    trained: Sequence[Trained],
+    training: Sequence[Callable[[int], np.ndarray]],
+    source: data.Source,
+    on_bad_image: str = "error",
+) -> Subject:
+    """Returns the networks with the source, whose labels become the networks' outputs."""
+    transforms = [_transform(one, source) for one in trained]
+    classes = {one.network.num_classes for one in trained}
+    if len(classes) > 1:
+        raise UsageError(
+            f"the networks have {' and '.join(map(str, sorted(classes)))} classes, so their scores "
+            "cannot be averaged; evaluate them separately"
+        )
+    outputs = [
+        match_classes(
+            source.class_names,
+            one.preprocessing.class_names,
+            one.network.num_classes,
+            repr(source.name),
+            one.name,
+        )
+        for one in trained
+    ]
+    for one, transform, matched in zip(trained, transforms, outputs, strict=True):
+        if transform != transforms[0]:
+            raise UsageError(
+                f"{one.name} and {trained[0].name} take images of different sizes or channels; "
+                "give --image_size and --resize, or evaluate them separately"
+            )
+        if matched != outputs[0]:
+            raise UsageError(
+                f"{one.name} and {trained[0].name} have their classes in different orders, so "
+                "their scores cannot be averaged; evaluate them separately"
+            )
+    names = [*output_names(trained[0])]
+    for output, name in zip(outputs[0], source.class_names, strict=True):
+        names[output] = name
+    members = [
+        Member(one.name, one.describe(), one.network, images)
+        for one, images in zip(trained, training, strict=True)
+    ]
+    source = relabelled(source, outputs[0], names)
+    return Subject(members, source, transforms[0], on_bad_image)
+
+
+def _transform(trained: Trained, source: data.Source) -> data.Transform:
+    """Returns the transform of a network's images; those of its size are left as they are."""
+    preprocessing = trained.preprocessing
+    has_the_size = preprocessing.image_size == source.image_shape[:2]
+    if preprocessing.image_size is None or (has_the_size and preprocessing.crop_share == 1):
+        return data.eval_transform("none", channels=preprocessing.channels)
+    return preprocessing.transform()
 
 
 def _train_source(images: Images, split: str) -> data.Source:
@@ -187,16 +218,11 @@ def _first_images(images: Images, split: str, transform: data.Transform, count: 
     return training_images(_train_source(images, split), transform, count, seed=0)
 
 
-def _eval_transform(run: TrainedRun) -> data.Transform:
-    config = run.config
-    return data.eval_transform(config.augmentation, config.image_size, channels=run.channels)
-
-
 def _images_of(run: TrainedRun, images: Images) -> Callable[[int], np.ndarray]:
     def first_images(count: int) -> np.ndarray:
         config = run.config
         for part in ("train_source", "train_transform"):
-            _refuse_handed_in(run, part, "recompute statistics in Python")
+            refuse_handed_in(run, part, "recompute statistics in Python")
         source = data.open_source(
             config.dataset,
             config.train_split,
@@ -209,12 +235,6 @@ def _images_of(run: TrainedRun, images: Images) -> Callable[[int], np.ndarray]:
         return training_images(source, transform, count, config.seed, config.on_bad_image)
 
     return first_images
-
-
-def _refuse_handed_in(run: TrainedRun, part: str, remedy: str) -> None:
-    """Raises UsageError if a part was handed in, which a command cannot make."""
-    if part in run.parts:
-        raise UsageError(f"{run.workdir} had {part} {run.parts[part]} handed in; {remedy}")
 
 
 def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.Source:
@@ -230,15 +250,6 @@ def _open_split(dataset: str, split: str | None, data_dir: str | None) -> data.S
     )
 
 
-def usual_preprocess(weights: str, model: ResNet) -> str:
-    """Returns the usual preprocess of a file's weights, as in docs/pretrained.md."""
-    path = Path(weights).expanduser()
-    if path.suffix in KERAS_ENDINGS:
-        return "caffe"
-    own = path.suffix == ".safetensors" and is_native(files.read_safetensors(path)[1])
-    return "cifar" if own and usual_image_size(model) == 32 else "torchvision"
-
-
 def _one_each(option: str, values: Sequence[str], count: int) -> Sequence[str | None]:
     if not values:
         return [None] * count
@@ -248,18 +259,3 @@ def _one_each(option: str, values: Sequence[str], count: int) -> Sequence[str | 
             "once per file"
         )
     return values if len(values) == count else [values[0]] * count
-
-
-def _checked(subject: Subject) -> Subject:
-    classes = {member.network.num_classes for member in subject.members}
-    if len(classes) > 1:
-        raise UsageError(
-            f"the networks have {' and '.join(map(str, sorted(classes)))} classes, so their scores "
-            "cannot be averaged; evaluate them separately"
-        )
-    if subject.source.num_classes > min(classes):
-        raise UsageError(
-            f"{subject.source.name!r} has {subject.source.num_classes} classes, the network only "
-            f"{min(classes)}; choose the data set of its training"
-        )
-    return subject

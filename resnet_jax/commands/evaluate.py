@@ -1,12 +1,22 @@
 """Evaluate one network or an ensemble, each image once, by the paper's protocols."""
 
 import argparse
+import dataclasses
+import functools
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import _cli
-from resnet_jax.commands._arguments import count, output_file, picture_file, pixels
+from resnet_jax.commands._arguments import (
+    WEIGHTS,
+    add_preprocessing,
+    count,
+    picture_file,
+    pixels,
+    scores_file,
+)
 from resnet_jax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +30,8 @@ def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax evaluate` on work directories or weights files.
 
     The last line on standard output is a JSON object with `num_examples`, `loss`, `top1_error`,
-    `top5_error` (fractions), `protocol`, `dataset`, `split` and `networks`.
+    `top5_error` (fractions), `protocol`, `dataset`, `split`, `networks` and, with `--per_class`,
+    `per_class`, the records of `ClassErrors.rows`.
 
     Args:
       argv: the arguments after `evaluate`.
@@ -32,32 +43,35 @@ def main(argv: list[str]) -> None:
     arguments = _parser().parse_args(argv)
     if bool(arguments.workdir) == bool(arguments.weights):
         raise UsageError("give either --workdir or --weights, one or more of them")
-    if arguments.workdir and (arguments.model or arguments.preprocess):
-        raise UsageError("--model and --preprocess belong to --weights; omit them for a run")
+    if arguments.workdir and arguments.model:
+        raise UsageError("--model belongs to --weights; omit it for a run")
 
     # Not at the top: help and usage errors appear at once.
-    from resnet_jax.commands import _subjects
+    from resnet_jax.commands import _networks, _subjects
+    from resnet_jax.data import image_name, notices
     from resnet_jax.evaluation import ClassErrors, Predictions, evaluate_as, make_protocol
+    from resnet_jax.runtime.console import outlive_console
     from resnet_jax.runtime.devices import data_mesh
+    from resnet_jax.runtime.pictures import drawing
 
+    outlive_console()
     confusion = arguments.confusion and picture_file(arguments.confusion)
-    predictions_file = arguments.predictions and output_file(arguments.predictions)
-    images = _subjects.Images(
-        arguments.dataset,
-        arguments.data_dir,
-        arguments.split,
-        arguments.image_size,
-        arguments.resize,
-    )
+    predictions_file = arguments.predictions and scores_file(arguments.predictions)
+    images = _subjects.Images(arguments.dataset, arguments.data_dir, arguments.split)
+    preprocesses, arguments.preprocess = arguments.preprocess, None
+    choices = _networks.Choices.of(arguments)
     if arguments.workdir:
-        subject = _subjects.from_workdirs(arguments.workdir, arguments.checkpoint, images)
+        if preprocesses:
+            choices = dataclasses.replace(choices, preprocess=preprocesses[0])
+        subject = _subjects.from_workdirs(arguments.workdir, arguments.checkpoint, images, choices)
     else:
         subject = _subjects.from_weights(
             arguments.weights,
             arguments.model,
-            arguments.preprocess,
+            preprocesses,
             images,
             arguments.train_split,
+            choices,
         )
     protocol = make_protocol(
         arguments.protocol, subject.transform, arguments.scales, subject.on_bad_image
@@ -66,12 +80,13 @@ def main(argv: list[str]) -> None:
     mesh = data_mesh()
 
     source = subject.source
-    observers: list[Any] = [_Progress(len(source))]
+    lines = [*(member.description for member in subject.members), *notices(source)]
+    observers: list[Any] = [_Progress(len(source), lines)]
     classes = ClassErrors(source.class_names)
     if arguments.per_class or confusion:
         observers.append(classes)
     if predictions_file:
-        predictions = Predictions(len(source))
+        predictions = Predictions(len(source), predictions_file.suffix)
         observers.append(predictions)
     networks = [member.network for member in subject.members]
     if arguments.recompute_batch_norm:
@@ -82,18 +97,20 @@ def main(argv: list[str]) -> None:
     )
     if arguments.per_class:
         print(classes.format())
-    if confusion:
-        classes.plot(confusion)
-    if predictions_file:
-        describe = getattr(source, "describe", None)
-        predictions.write(predictions_file, classes.class_names, describe)
+        result["per_class"] = classes.rows()
     result |= {
         "protocol": protocol.name,
         "dataset": source.name,
         "split": source.split,
         "networks": [member.name for member in subject.members],
     }
-    print(json.dumps(result))
+    print(json.dumps(result), flush=True)  # Before files, which may fail.
+    if predictions_file:
+        describe = functools.partial(image_name, source)
+        predictions.write(predictions_file, classes.class_names, describe)
+    if confusion:
+        with drawing(confusion):
+            classes.plot(confusion)
 
 
 def _recompute(subject: "Subject", num_images: int, batch_size: int) -> list[Any]:
@@ -110,12 +127,15 @@ def _recompute(subject: "Subject", num_images: int, batch_size: int) -> list[Any
 
 
 class _Progress:
-    """Shows the number of evaluated images on a terminal; an observer."""
+    """Prints notices with the first batch, and on a terminal the number of images; an observer."""
 
-    def __init__(self, total: int) -> None:
-        self._done, self._total = 0, total
+    def __init__(self, total: int, notices: Sequence[str]) -> None:
+        self._done, self._total, self._notices = 0, total, notices
 
     def __call__(self, batch: "ScoredBatch") -> None:
+        for notice in self._notices:
+            print(f"resnet_jax: {notice}", file=sys.stderr)
+        self._notices = ()
         self._done += int(batch.mask.sum())
         if sys.stderr.isatty():
             end = "\n" if self._done == self._total else ""
@@ -138,15 +158,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="best|latest|STEP",
         help="which checkpoint of a work directory (latest)",
     )
-    add("--weights", metavar="FILE", help=".safetensors, .pth, .th, .pt, .npz or .h5", **more)
+    add("--weights", metavar="FILE|NAME", help=WEIGHTS, **more)
     add("--model", metavar="NAME", help="of all weights, or per file; see list_models()", **more)
-    add(
-        "--preprocess",
-        metavar="NAME",
-        help="torchvision, caffe, cifar or none; by default caffe for Keras's weights, cifar for "
-        "CIFAR networks of save_weights, torchvision for all others",
-        **more,
-    )
     add(
         "--recompute_batch_norm",
         type=count,
@@ -154,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         help="recompute batch statistics over one batch of N training images",
     )
     add = parser.add_argument_group("images").add_argument
-    add("--dataset", metavar="NAME|FOLDER", help="a TFDS data set, or a folder of images")
+    add("--dataset", metavar="NAME|FOLDER|TABLE", help="a TFDS data set, or images of your own")
     add("--data_dir", metavar="D", help="folder of TFDS data sets")
     add("--split", metavar="S", help="in TFDS's syntax (a run's own, or validation, test or val)")
     add(
@@ -164,8 +177,6 @@ def _parser() -> argparse.ArgumentParser:
         help="for --weights: the split for a mean image and batch statistics (train)",
     )
     add("--protocol", default="center", metavar="center|ten_crop|multi_scale")
-    add("--image_size", type=pixels, metavar="PIXELS", help="height and width of crops (224)")
-    add("--resize", type=pixels, metavar="PIXELS", help="shorter side before cropping (256)")
     add(
         "--scales",
         type=pixels,
@@ -174,8 +185,9 @@ def _parser() -> argparse.ArgumentParser:
         help="shorter sides for multi_scale (224 256 384 480 640)",
     )
     add("--batch_size", type=count, metavar="N", help="images at a time (128, 64 or 16)")
+    add_preprocessing(parser, **more)
     add = parser.add_argument_group("results").add_argument
-    add("--per_class", action="store_true", help="a table of errors per class")
+    add("--per_class", action="store_true", help="a table of errors, precision and recall")
     add("--confusion", metavar="FILE.png", help="a plot of the confusion matrix")
-    add("--predictions", metavar="FILE.parquet", help="the scores of each image")
+    add("--predictions", metavar="FILE.parquet|FILE.csv", help="the scores of each image")
     return parser

@@ -1,41 +1,33 @@
 """Predict the five most likely classes of each image."""
 
 import argparse
-import dataclasses
+import io
 import json
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import _cli
-from resnet_jax.commands._arguments import count, pixels
+from resnet_jax.commands._arguments import add_network
 from resnet_jax.errors import UsageError
+from resnet_jax.runtime.files import local_path
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from resnet_jax.commands._networks import Trained
     from resnet_jax.data import Transform
-    from resnet_jax.evaluation import Network
-    from resnet_jax.training.restore import TrainedRun
 
 _NUM_CLASSES_SHOWN = 5
 _BATCH_SIZE = 32
 _BAR_LENGTH = 30
+_ORIENTATION = 0x0112
+"""EXIF's tag for the rotation of a photograph; 1 is upright."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Subject:
-    """A network, the transform of its images, and the names of its classes."""
-
-    network: "Network"
-    transform: "Transform"
-    image_shape: tuple[int, int, int]
-    class_names: Sequence[str]
-
-
-def main(argv: list[str]) -> None:
-    """Runs `python -m resnet_jax predict`, with the network of a run or of a weights file.
+def main(argv: list[str]) -> int:
+    """Runs `python -m resnet_jax predict`, with the network of a run or of weights.
 
     With `--json` it prints one JSON object per line and image: `image`, the path, and
     `predictions`, a list of `label`, `name` and `score` (the softmax), the most likely first.
@@ -43,138 +35,171 @@ def main(argv: list[str]) -> None:
     Args:
       argv: the arguments after `predict`.
 
+    Returns:
+      0, or 2 if an image could not be used; each such image is named on standard error.
+
     Raises:
-      UsageError, ConfigError, DataError, ModelError, WeightsError: an image, the run or the weights
-        are missing or cannot be read, or they do not fit together.
+      UsageError, ConfigError, DataError, ModelError, WeightsError: the run or the weights are
+        missing, or the arguments do not fit together.
     """
     arguments = _parser().parse_args(argv)
-    if bool(arguments.workdir) == bool(arguments.weights):
-        raise UsageError("give either --workdir or --weights")
-    of_weights = (arguments.model, arguments.preprocess, arguments.num_classes)
-    if arguments.workdir and any(of_weights):
-        raise UsageError(
-            "--model, --num_classes and --preprocess belong to --weights; omit them for a run"
-        )
 
     # Not at the top: help and usage errors appear at once.
-    import numpy as np
-
-    subject = _from_workdir(arguments) if arguments.workdir else _from_weights(arguments)
-    images = [_read(path, subject) for path in arguments.images]
-    scores = _scores(subject.network, np.stack(images))
-    for path, row in zip(arguments.images, scores, strict=True):
-        labels = np.argsort(-row, kind="stable")[:_NUM_CLASSES_SHOWN].tolist()
-        predictions = [
-            {"label": label, "name": subject.class_names[label], "score": float(row[label])}
-            for label in labels
-        ]
-        if arguments.json:
-            print(json.dumps({"image": path, "predictions": predictions}))
-        else:
-            print("\n".join([path, *_table(predictions), ""]))
-
-
-def _from_workdir(arguments: argparse.Namespace) -> _Subject:
-    from resnet_jax import data
+    from resnet_jax.commands._networks import open_one, output_names
     from resnet_jax.data.sources.class_names import readable_class_names
-    from resnet_jax.training.restore import open_run
 
-    run = open_run(arguments.workdir, arguments.checkpoint)
-    config = run.config
-    class_names, image_shape = _classes_and_shape(run, arguments.data_dir)
-    transform = data.eval_transform(config.augmentation, config.image_size, channels=run.channels)
-    shape = transform.output_shape(image_shape)
-    if arguments.image_size:
-        transform = data.eval_transform("imagenet", arguments.image_size, channels=run.channels)
-        shape = transform.output_shape(image_shape)
-    elif not isinstance(transform, data.ResizeCenterCrop) and shape[0] == shape[1]:
-        # Leaves an image of this size unchanged, and crops others to it.
-        transform = data.eval_transform("imagenet", shape[0], shape[0], channels=run.channels)
-    names = list(readable_class_names(class_names))
-    names += [f"class {label}" for label in range(len(names), run.network.num_classes)]
-    return _Subject(run.network, transform, shape, names)
+    trained = open_one(arguments)
+    names = readable_class_names(output_names(trained))
+    photographs = _Photographs(trained.preprocessing.transform(), arguments.exif)
+    for paths, images in photographs.batches(arguments.images):
+        for path, row in zip(paths, _scores(trained, images), strict=True):
+            _show(path, row, names, arguments.json)
+    for notice in photographs.notices(trained.describe()):
+        print(f"resnet_jax: {notice}", file=sys.stderr)
+    return _cli.BAD_INPUT if photographs.num_bad else 0
 
 
-def _classes_and_shape(
-    run: "TrainedRun", data_dir: str | None
-) -> tuple[Sequence[str], tuple[int | None, int | None, int]]:
-    """Returns the class names and the images' shape, from the run or its data set (old runs)."""
-    from resnet_jax import data
-    from resnet_jax.training.workdir import read_dataset
+class _Photographs:
+    """Reads images, names those that cannot be used, and counts those that need attention."""
 
-    if known := read_dataset(run.workdir).get("eval"):
-        return known["classes"], tuple(known["image_shape"])
-    config = run.config
-    source = data.open_source(config.dataset, config.eval_split, data_dir or config.data_dir)
-    return source.class_names, source.image_shape
+    def __init__(self, transform: "Transform", exif: bool) -> None:
+        self.num_bad = 0
+        self._transform, self._exif = transform, exif
+        self._used = False
+        self._turned: list[str] = []
+        self._deep: list[str] = []
+
+    def batches(self, paths: Sequence[str]) -> Iterator[tuple[list[str], "np.ndarray"]]:
+        """Yields the paths and pixels of usable images, at most `_BATCH_SIZE` at a time."""
+        import numpy as np
+
+        names: list[str] = []
+        images: list[np.ndarray] = []
+        for path in self._files(paths):
+            try:
+                image = self._transform(self._read(path))
+            except OSError as error:
+                self._refuse(
+                    f"cannot read {path}: {error.strerror}"
+                    if error.strerror
+                    else f"cannot use {path}: {error}"
+                )
+                continue
+            if images and image.shape != images[0].shape:
+                self._refuse(f"{path} has another size than {names[0]}; give --image_size")
+                continue
+            self._used = True
+            names.append(path)
+            images.append(image)
+            if len(images) == _BATCH_SIZE:
+                yield names, np.stack(images)
+                names, images = [], []
+        if images:
+            yield names, np.stack(images)
+
+    def notices(self, preprocessing: str) -> Iterator[str]:
+        """Yields a line about the preprocessing if it was used, and per kind of odd image."""
+        if self._used:
+            yield preprocessing
+        if self._turned and not self._exif:
+            yield f"{_some(self._turned)} stored turned (EXIF orientation); --exif turns it upright"
+        if self._deep:
+            yield (
+                f"{_some(self._deep)} scaled to 8 bits; training and evaluate clip such pixels at "
+                "255"
+            )
+
+    def _files(self, paths: Sequence[str]) -> Iterator[str]:
+        """Yields the paths of image files, and those of all image files below a folder."""
+        from resnet_jax.data.sources.listing import IMAGE_EXTENSIONS, walk
+
+        for path in paths:
+            if not local_path(path).is_dir():
+                yield path
+                continue
+            found = [
+                os.path.join(folder, name)
+                for folder, names in sorted(walk(str(local_path(path))))
+                for name in sorted(names)
+                if name.lower().endswith(IMAGE_EXTENSIONS)
+            ]
+            if not found:
+                self._refuse(f"there is no image in the folder {path}")
+            yield from found
+
+    def _read(self, path: str) -> "bytes | np.ndarray":
+        """Returns a file's content, or the pixels of an image that is turned or scaled.
+
+        Raises:
+          OSError: the file cannot be read.
+        """
+        import numpy as np
+        from PIL import Image, ImageOps
+
+        from resnet_jax.data.images.decode import check_size, open_image, to_array
+
+        content = local_path(path).read_bytes()
+        try:
+            header = Image.open(io.BytesIO(content))
+            check_size(header.height, header.width)
+            is_turned = header.getexif().get(_ORIENTATION, 1) != 1
+            if header.mode[:1] in "IF":
+                pixels = _eight_bits(np.asarray(header), header.mode)
+                self._deep.append(path)
+                return pixels[:, :, np.newaxis]
+            if is_turned:
+                self._turned.append(path)
+            if is_turned and self._exif:
+                return to_array(open_image(ImageOps.exif_transpose(header)))
+        except Exception:
+            return content  # Decoding reports what is wrong with it.
+        return content
+
+    def _refuse(self, message: str) -> None:
+        self.num_bad += 1
+        error = UsageError(f"{message}; give image files")
+        print(f"resnet_jax: error: {error}", file=sys.stderr)
 
 
-def _from_weights(arguments: argparse.Namespace) -> _Subject:
-    from resnet_jax import data
-    from resnet_jax.commands._subjects import usual_preprocess
-    from resnet_jax.commands.summary import usual_num_classes
-    from resnet_jax.data.sources.class_names import imagenet_class_names
-    from resnet_jax.evaluation import Network
-    from resnet_jax.interop import load_model, read_weights
-    from resnet_jax.interop.native import read_pixel_mean
-    from resnet_jax.models import create_model, input_channels, usual_image_size
-
-    path = arguments.weights
-    if arguments.model is None:
-        if arguments.num_classes:
-            raise UsageError("--num_classes needs --model; omit it, or give both")
-        model, variables = load_model(path)
-        model = model.clone(kernels="auto")
-    else:
-        num_classes = arguments.num_classes or usual_num_classes(arguments.model)
-        model = create_model(arguments.model, num_classes, kernels="auto")
-        variables = read_weights(model, path)
-    channels = input_channels(model, variables)
-    preprocess = arguments.preprocess or usual_preprocess(path, model)
-    mean = read_pixel_mean(path) if data.needs_pixel_mean(preprocess) else None
-    if mean is None and data.needs_pixel_mean(preprocess):
-        raise UsageError(
-            f"--preprocess {preprocess} subtracts the mean training image, which {path} does not "
-            "contain; use --workdir, or choose torchvision, caffe or none"
-        )
-    normalization = data.make_normalization(preprocess, channels, mean)
-    size, resize = arguments.image_size, None
-    if size is None and usual_image_size(model) == 32:
-        size = resize = 32 if mean is None else mean.shape[0]
-    transform = data.eval_transform("imagenet", size or 224, resize, channels=channels)
-    shape = transform.output_shape((None, None, channels))
-    names = [f"class {label}" for label in range(model.num_classes)]
-    if model.num_classes == len(imagenet_class_names()):
-        names = list(imagenet_class_names().values())
-    return _Subject(Network(model, variables, normalization), transform, shape, names)
-
-
-def _read(path: str, subject: _Subject) -> "np.ndarray":
-    try:
-        content = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; give image files") from error
-    try:
-        pixels = subject.transform(content)
-    except OSError as error:
-        raise UsageError(f"cannot use {path}: {error}; give image files") from error
-    if pixels.shape != subject.image_shape:
-        height, width, _ = subject.image_shape
-        raise UsageError(f"{path} does not have the size {height}x{width}; give --image_size")
-    return pixels
-
-
-def _scores(network: "Network", images: "np.ndarray") -> "np.ndarray":
-    """Returns the softmax of each image, computed in batches of one shape."""
-    import jax
-    import jax.numpy as jnp
+def _eight_bits(values: "np.ndarray", mode: str) -> "np.ndarray":
+    """Returns grey values of Pillow's modes I;16, I and F, scaled to [0, 255]."""
     import numpy as np
 
-    size = min(len(images), _BATCH_SIZE)
-    padding = np.zeros((-len(images) % size, *images.shape[1:]), np.uint8)
-    batches = np.split(np.concatenate([images, padding]), (len(images) + len(padding)) // size)
-    scores = [jax.nn.softmax(network.logits(jnp.asarray(batch))) for batch in batches]
-    return np.concatenate(scores)[: len(images)]
+    top = float(np.nan_to_num(values).max(initial=0))
+    white = 1.0 if mode == "F" and top <= 1 else 255.0
+    if mode.startswith("I;16") or top > 255:
+        white = 65535.0 if top <= 65535 else top
+    scaled = np.nan_to_num(values.astype(np.float64)) * (255 / white)
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+def _some(paths: Sequence[str]) -> str:
+    return f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more are"
+
+
+def _scores(trained: "Trained", images: "np.ndarray") -> "np.ndarray":
+    """Returns the softmax of each image; pads batches to `_BATCH_SIZE`, so that one is compiled."""
+    import jax
+    import numpy as np
+
+    missing = _BATCH_SIZE - len(images)
+    padding = np.zeros((missing, *images.shape[1:]), np.uint8)
+    logits = trained.network.logits(np.concatenate([images, padding]))
+    return np.asarray(jax.nn.softmax(logits))[: len(images)]
+
+
+def _show(path: str, scores: "np.ndarray", names: Sequence[str], as_json: bool) -> None:
+    """Prints the most likely classes of an image."""
+    import numpy as np
+
+    labels = np.argsort(-scores, kind="stable")[:_NUM_CLASSES_SHOWN].tolist()
+    predictions = [
+        {"label": label, "name": names[label], "score": float(scores[label])} for label in labels
+    ]
+    if as_json:
+        print(json.dumps({"image": path, "predictions": predictions}))
+    else:
+        print("\n".join([path, *_table(predictions), ""]))
 
 
 def _table(predictions: Sequence[dict[str, Any]]) -> list[str]:
@@ -196,39 +221,12 @@ def _bar(score: float) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _cli.ArgumentParser(prog="python -m resnet_jax predict", description=__doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, or folders of images"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per image")
-    add = parser.add_argument_group("network").add_argument
-    add("--workdir", metavar="DIR", help="a work directory of train.py")
-    add(
-        "--checkpoint",
-        default="latest",
-        metavar="best|latest|STEP",
-        help="which checkpoint of the work directory (latest)",
+    parser.add_argument(
+        "--exif", action="store_true", help="turn photographs upright by their EXIF orientation"
     )
-    add(
-        "--data_dir",
-        metavar="D",
-        help="folder of the data set of an old run, which names the classes",
-    )
-    add("--weights", metavar="FILE", help=".safetensors, .pth, .th, .pt, .npz or .h5")
-    add("--model", metavar="NAME", help="of the weights, if the file does not state it")
-    add(
-        "--num_classes",
-        type=count,
-        metavar="N",
-        help="of the weights (1000, for CIFAR networks 10)",
-    )
-    add(
-        "--preprocess",
-        metavar="NAME",
-        help="torchvision, caffe, cifar or none; by default caffe for Keras's weights, cifar for "
-        "CIFAR networks of save_weights, torchvision for all others",
-    )
-    add(
-        "--image_size",
-        type=pixels,
-        metavar="PIXELS",
-        help="height and width of the crop, from a shorter side of 8/7 of it (the network's)",
-    )
+    add_network(parser)
     return parser

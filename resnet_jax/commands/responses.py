@@ -23,8 +23,10 @@ def main(argv: list[str]) -> None:
     # Not at the top: help and usage errors appear at once.
     from resnet_jax import data
     from resnet_jax.commands import _subjects
+    from resnet_jax.commands._networks import Choices
     from resnet_jax.evaluation import format_responses, layer_responses, plot_responses
     from resnet_jax.runtime.devices import data_mesh
+    from resnet_jax.runtime.pictures import drawing
     from resnet_jax.training.curves import run_names
 
     output = arguments.output and picture_file(arguments.output)
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> None:
     batch_size = -(-arguments.batch_size // mesh.size) * mesh.size
     runs = {}
     for workdir, name in zip(arguments.workdir, run_names(arguments.workdir), strict=True):
-        subject = _subjects.from_workdirs([workdir], arguments.checkpoint, images)
+        subject = _subjects.from_workdirs([workdir], arguments.checkpoint, images, Choices())
         batches = data.eval_batches(
             subject.source,
             subject.transform,
@@ -43,7 +45,8 @@ def main(argv: list[str]) -> None:
         runs[name] = layer_responses(subject.members[0].network, batches, mesh)
     print(format_responses(runs))
     if output:
-        plot_responses(runs, output)
+        with drawing(output):
+            plot_responses(runs, output)
         print(output)
 
 

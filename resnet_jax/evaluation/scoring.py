@@ -87,6 +87,9 @@ def score_batches(
     yield from under_way
 
 
+softmax = jax.jit(jax.nn.softmax)
+"""The scores per class of a batch of logits."""
+
 _mirrored = jax.jit(mirrored)
 
 

@@ -1,6 +1,7 @@
 """The command from its arguments to its last line, on work directories and weights files."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import resnet_jax
 from resnet_jax import data
 from resnet_jax.commands import evaluate
 from resnet_jax.evaluation import (
+    ClassErrors,
     Network,
     evaluate_as,
     make_protocol,
@@ -22,6 +24,7 @@ from resnet_jax.evaluation import (
     training_images,
 )
 from resnet_jax.runtime.devices import data_mesh
+from resnet_jax.runtime.pictures import NotDrawn
 from tests.training.runs import CONFIG, make_run
 
 SOURCE = data.open_source("fashion_mnist_mini", CONFIG.eval_split)
@@ -46,6 +49,19 @@ def run_command(capsys):
         return json.loads(last), lines
 
     return run
+
+
+def test_a_picture_that_fails_comes_after_the_figures(runs, tmp_path, monkeypatch, capsys):
+    def fail(*arguments):
+        raise RuntimeError("no layout")
+
+    monkeypatch.setattr(ClassErrors, "plot", fail)
+    picture, predictions = tmp_path / "x.png", tmp_path / "x.parquet"
+    files = ["--confusion", str(picture), "--predictions", str(predictions)]
+    with pytest.raises(NotDrawn, match=f"{picture} was not drawn: no layout"):
+        evaluate.main(["--workdir", runs[0][0], *files])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_examples"] == len(SOURCE)
+    assert predictions.exists()
 
 
 def scores_of(state):
@@ -86,12 +102,19 @@ def test_an_ensemble_with_all_its_results(runs, run_command, tmp_path):
         *("--per_class", "--confusion", files[0], "--predictions", files[1]),
     )
     scores = (scores_of(a[30]) + scores_of(b[30])) / 2
+    rows = result.pop("per_class")
+    for label in range(10):
+        is_label = SOURCE.labels == label
+        row = next(row for row in rows if row["label"] == label)
+        assert (row["name"], row["images"]) == (SOURCE.class_names[label], is_label.sum())
+        assert row["recall"] == pytest.approx(np.mean(scores.argmax(1)[is_label] == label))
     check(result, scores, networks=[f"{workdir}/checkpoints/30" for workdir in workdirs])
 
     table = parquet.read_table(files[1])
     assert table.schema.metadata[b"class_names"].decode().split("\n") == list(SOURCE.class_names)
     np.testing.assert_allclose(table["scores"].to_pylist(), scores, atol=2e-5)
     np.testing.assert_array_equal(table["label"], SOURCE.labels)
+    assert table["file"].to_pylist()[3] == f"{CONFIG.eval_split}[3]"
     assert matplotlib_image.imread(files[0]).std() > 0.05
     assert lines[0].split()[:2] == ["class", "images"]
     assert len(lines) == 1 + len(set(SOURCE.labels.tolist()))
@@ -125,15 +148,6 @@ def test_weights_files_of_every_origin_say_the_same(runs, run_command, tmp_path)
     assert result["loss"] != pytest.approx(-np.log(scores).mean(), rel=1e-4)
 
 
-def test_keras_weights_go_with_caffes_preprocessing(tmp_path):
-    from resnet_jax.commands._subjects import usual_preprocess
-
-    model = resnet_jax.create_model("resnet50_v1")
-    assert usual_preprocess("resnet50.weights.h5", model) == "caffe"
-    assert usual_preprocess("resnet50.pth", model) == "torchvision"
-    assert usual_preprocess("resnet20.th", MODEL) == "torchvision"
-
-
 def test_recomputed_statistics(runs, run_command):
     [workdir, _], [states, _] = runs
     result, _ = run_command("--workdir", workdir, "--recompute_batch_norm", 20)
@@ -150,7 +164,10 @@ def test_recomputed_statistics(runs, run_command):
 
 
 def test_protocols_and_sizes(runs, run_command, tmp_path):
-    """A folder of photographs, with a network that takes one channel."""
+    """A folder of photographs, with a network that takes one channel.
+
+    The run has lost the names of its classes, which are no names of folders.
+    """
     rng = np.random.default_rng(0)
     for label in range(10):
         for number, size in enumerate([(40, 30), (30, 40), (50, 50)]):
@@ -158,7 +175,9 @@ def test_protocols_and_sizes(runs, run_command, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
-    [workdir, _], [states, _] = runs
+    workdir, [states, _] = tmp_path / "run", runs[1]
+    shutil.copytree(runs[0][0], workdir)
+    (workdir / "dataset.json").unlink()
     source = data.open_source(str(tmp_path), "val")
     state = states[30]
     network = Network(MODEL, state.variables, state.normalization)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 
 import jax
@@ -150,3 +151,98 @@ def test_wrong_usage_answers_before_anything_is_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "resnet_jax.evaluation", None)
     with pytest.raises(UsageError):
         predict.main(["x.png"])
+
+
+@pytest.fixture
+def called(capsys, run):
+    """Runs the command on a run; returns the status, the paths predicted, and standard error."""
+
+    def run_command(*argv):
+        status = predict.main(["--workdir", run[0], "--json", *map(str, argv)])
+        out, err = capsys.readouterr()
+        return status, [json.loads(line)["image"] for line in out.splitlines()], err.splitlines()
+
+    return run_command
+
+
+def test_a_folder_is_all_its_images(called, photos, tmp_path):
+    """In subfolders, too, but not what systems put there, nor other files."""
+    names = ["b/2.png", "b/1.PNG", "a.png"]
+    for name in (*names, "@eaDir/a.png", "._a.png", "notes.txt", ".hidden/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos[1], tmp_path / name)
+    status, found, err = called(tmp_path)
+    assert (status, len(err)) == (0, 1)
+    assert found == [str(tmp_path / name) for name in sorted(names)]
+
+
+def test_what_can_be_predicted_is_and_the_rest_is_named(called, photos, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    (tmp_path / "empty").mkdir()
+    status, found, err = called(
+        photos[0], bad, tmp_path / "none.jpg", tmp_path / "empty", photos[1]
+    )
+    assert status == 2 and found == photos
+    assert [line for line in err if "error" in line] == [
+        f"resnet_jax: error: cannot use {bad}: it is not an image in a format that Pillow reads; "
+        "give image files",
+        f"resnet_jax: error: cannot read {tmp_path / 'none.jpg'}: No such file or directory; "
+        "give image files",
+        f"resnet_jax: error: there is no image in the folder {tmp_path / 'empty'}; "
+        "give image files",
+    ]
+
+
+def test_a_turned_photograph_is_said_and_turned(called, tmp_path, run):
+    upright = Image.fromarray(np.arange(28 * 28, dtype=np.uint8).reshape(28, 28))
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turned by a quarter to the left: viewers turn it to the right.
+    upright.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    read = predict._Photographs(data.eval_transform("none", channels=1), exif=True)
+    [(_, images)] = read.batches([str(tmp_path / "upright.png"), str(tmp_path / "turned.png")])
+    np.testing.assert_array_equal(images[0], images[1])
+
+    _, _, err = called(tmp_path / "upright.png", tmp_path / "turned.png")
+    assert err[0].endswith(f"from the run in {run[0]}")
+    assert err[1:] == [
+        f"resnet_jax: {tmp_path / 'turned.png'} is stored turned (EXIF orientation); --exif turns "
+        "it upright"
+    ]
+    _, _, err = called("--exif", tmp_path / "turned.png")
+    assert err[1:] == []
+
+
+GREYS = np.linspace(0, 1, 28 * 28).reshape(28, 28)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "ending"),
+    [
+        ((GREYS * 65535).round().astype(np.uint16), "png"),
+        ((GREYS * 1000).round().astype(np.int32), "tif"),
+        (GREYS.astype(np.float32), "tif"),
+        ((GREYS * 255).astype(np.float32), "tif"),
+    ],
+    ids=["16 bits", "32 bits", "up to 1", "up to 255"],
+)
+def test_deep_pixels_are_scaled_to_8_bits(called, tmp_path, pixels, ending):
+    path = tmp_path / f"deep.{ending}"
+    Image.fromarray(pixels).save(path)
+    read = predict._Photographs(data.eval_transform("none", channels=1), exif=False)
+    [(_, [image])] = read.batches([str(path)])
+    white = 65535 if ending == "png" or pixels.max() == 1000 else pixels.max()
+    np.testing.assert_array_equal(image[..., 0], np.round(pixels / white * 255))
+    _, _, err = called(path)
+    assert err[1] == (
+        f"resnet_jax: {path} is scaled to 8 bits; training and evaluate clip such pixels at 255"
+    )
+
+
+def test_a_truncated_deep_image_is_bad(called, tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray((GREYS * 65535).astype(np.uint16)).save(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    status, found, err = called(path)
+    assert (status, found, len(err)) == (2, [], 1) and "cannot be decoded" in err[0]

@@ -26,7 +26,7 @@ def test_names(monkeypatch):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("value", ["cuda", "CPU", None])
 def test_an_unknown_name_is_an_error_that_lists_the_names(value):
-    with pytest.raises(ModelError, match="unknown kernels .* choose from stock, cpu, gpu, tpu, auto"):
+    with pytest.raises(ModelError, match="unknown kernels .* from stock, cpu, gpu, tpu, auto"):
         create_model("resnet18", kernels=value)
 
 

@@ -19,7 +19,7 @@ from resnet_jax.evaluation.analyses.moments import ImageMoments, Moments, image_
 from resnet_jax.evaluation.network import Network, normalize
 from resnet_jax.models import BatchNorm
 from resnet_jax.runtime.devices import jit, replicate, shard_batch
-from resnet_jax.runtime.pictures import new_figure
+from resnet_jax.runtime.pictures import add_legend, curve_style, new_figure, shown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,19 +149,18 @@ def plot_responses(
       OSError: the picture cannot be written.
       ValueError: matplotlib does not write this format.
     """
-    from matplotlib import colormaps
-
     figure = new_figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
     above, below = figure.subplots(2, 1)
     for index, (name, responses) in enumerate(runs.items()):
         values = list(responses.values())
         style: dict[str, Any] = {
-            "color": colormaps["tab10"](index % 10),
+            **curve_style(index),
             "linestyle": "--" if "plain" in name else "-",
             "linewidth": 1.5,
-            "marker": "o" if len(values) <= 60 else None,
             "markersize": 3,
         }
+        if len(values) > 60 and index < 10:
+            style["marker"] = None
         layers = range(1, len(values) + 1)
         above.plot(layers, values, label=name, **style)
         below.plot(layers, sorted(values, reverse=True), **style)
@@ -174,7 +173,7 @@ def plot_responses(
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    above.legend(framealpha=0.85, edgecolor="none", handlelength=2.6)
+    add_legend(above, list(map(shown_name, runs)))
     if output is not None:
         figure.savefig(output)
     return figure

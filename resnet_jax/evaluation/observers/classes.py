@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Float32, Int64
 
-from resnet_jax.evaluation.scoring import ScoredBatch
-from resnet_jax.runtime.pictures import new_figure
+from resnet_jax.evaluation.scoring import ScoredBatch, softmax
+from resnet_jax.runtime.pictures import new_figure, shown_name, size_in_inches
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MAX_WITH_NUMBERS = 20
 """Largest number of classes for which a plot of confusions has a number in each cell."""
+
+MAX_WITH_AUC = 60
+"""Largest number of classes for which the scores are kept, to measure the area under the curve."""
 
 MAX_WITH_NAMES = 60
 """Largest number of classes for which it has the classes' names."""
@@ -45,6 +49,7 @@ class ClassErrors:
         self.confusion = np.zeros((len(class_names),) * 2, np.int64)
         self.top1_wrong = np.zeros(len(class_names), np.int64)
         self.top5_wrong = np.zeros(len(class_names), np.int64)
+        self._scored: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __call__(self, batch: ScoredBatch) -> None:
         """Counts a batch."""
@@ -56,31 +61,81 @@ class ClassErrors:
         ranks = np.asarray(batch.ranks)[batch.mask]
         np.add.at(self.top1_wrong, labels, ranks >= 1)
         np.add.at(self.top5_wrong, labels, ranks >= 5)
+        if len(self.class_names) <= MAX_WITH_AUC:
+            self._scored.append((labels, np.asarray(softmax(batch.scores))[batch.mask]))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Returns one record per class that has images or predictions.
+
+        Each has `label`, `name`, `images`, `top1_error`, `top5_error` (from six classes on),
+        `precision` (None if the class is never predicted), `recall` and, up to `MAX_WITH_AUC`
+        classes, `auc`: the probability that an image of the class has a higher softmax for it than
+        another image, ties counted as a half (one against the rest; None without either kind of
+        images). The errors, `recall` and `auc` are None for a class without images.
+        """
+        images, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        labels = np.concatenate([labels for labels, _ in self._scored] or [np.zeros(0, int)])
+        scores = np.concatenate([scores for _, scores in self._scored]) if self._scored else None
+        rows = []
+        for label, name in enumerate(self.class_names):
+            if not images[label] and not predicted[label]:
+                continue
+            right = self.confusion[label, label]
+            row = {
+                "label": label,
+                "name": name,
+                "images": int(images[label]),
+                "top1_error": _ratio(self.top1_wrong[label], images[label]),
+                "top5_error": _ratio(self.top5_wrong[label], images[label]),
+                "precision": _ratio(right, predicted[label]),
+                "recall": _ratio(right, images[label]),
+                "auc": None
+                if scores is None
+                else area_under_curve(scores[:, label], labels == label),
+            }
+            if len(self.class_names) <= 5:
+                del row["top5_error"]
+            if scores is None:
+                del row["auc"]
+            rows.append(row)
+        return rows
 
     def format(self) -> str:
-        """Returns a table, one line per class with images, without a trailing newline."""
-        images = self.confusion.sum(axis=1)
-        width = max([5, *map(len, self.class_names)])
-        lines = [f"{'class':{width}}   images   top-1 error   top-5 error   most often taken for"]
-        for label, name in enumerate(self.class_names):
-            count = images[label]
-            if not count:
-                continue
-            others = self.confusion[label].copy()
-            others[label] = 0
+        """Returns a table of `rows`, one line per class, without a trailing newline.
+
+        The last column has the class that its images are most often taken for.
+        """
+        rows = self.rows()
+        titles = {
+            "top1_error": "top-1 error",
+            "top5_error": "top-5 error",
+            "precision": "precision",
+            "recall": "recall",
+            "auc": "AUC",
+        }
+        titles = {key: title for key, title in titles.items() if rows and key in rows[0]}
+        width = max([5, *(len(row["name"]) for row in rows)])
+        widths = {key: max(7, len(title)) for key, title in titles.items()}
+        head = [f"{title:>{widths[key]}}" for key, title in titles.items()]
+        lines = ["   ".join([f"{'class':{width}}   images", *head, "most often taken for"])]
+        for row in rows:
+            others = self.confusion[row["label"]].copy()
+            others[row["label"]] = 0
             rival = int(others.argmax())
-            taken = f"{self.class_names[rival]} ({others[rival]})" if others[rival] else ""
-            lines.append(
-                f"{name:{width}}   {count:6}   {self.top1_wrong[label] / count:11.2%}"
-                f"   {self.top5_wrong[label] / count:11.2%}   {taken}".rstrip()
-            )
+            cells = [f"{row['name']:{width}}   {row['images']:6}"]
+            for key in titles:
+                form = "" if row[key] is None else f"{row[key]:{'.4f' if key == 'auc' else '.2%'}}"
+                cells.append(f"{form:>{widths[key]}}")
+            cells.append(f"{self.class_names[rival]} ({others[rival]})" if others[rival] else "")
+            lines.append("   ".join(cells).rstrip())
         return "\n".join(lines)
 
     def plot(self, output: str | Path | None = None) -> "Figure":
         """Draws the confusion matrix, each row in per cent of its class's images.
 
         A colour scale that rises steeply at first makes small percentages visible. The plot has
-        numbers for up to `MAX_WITH_NUMBERS` classes and class names for up to `MAX_WITH_NAMES`.
+        numbers for up to `MAX_WITH_NUMBERS` classes and class names for up to `MAX_WITH_NAMES`; it
+        grows with their number and length.
 
         Args:
           output: path to write the picture to, or None; its suffix (`.png`, `.pdf`, `.svg`) selects
@@ -98,23 +153,18 @@ class ClassErrors:
         size = len(self.class_names)
         rows = self.confusion.sum(axis=1, keepdims=True)
         shares = 100 * self.confusion / np.maximum(rows, 1)
-        side = 6.4 if size <= MAX_WITH_NUMBERS else 9.6
+        # In inches: the sides of a cell and of the matrix.
+        cell = 0.34 if size <= MAX_WITH_NUMBERS else 0.16 if size <= MAX_WITH_NAMES else 0.0
+        side = max(3.8 if size <= MAX_WITH_NUMBERS else 7.6, cell * size)
         # At least two pixels per cell.
-        dpi = max(150, 3 * size / side)
-        figure = new_figure(figsize=(side, 0.88 * side), dpi=dpi, layout="constrained")
+        figure = new_figure(dpi=max(150, 3 * size / side), layout="constrained")
         axes = figure.add_subplot()
         picture = axes.imshow(
             shares, cmap="Blues", norm=PowerNorm(0.4, 0, 100), interpolation="nearest"
         )
         figure.colorbar(picture, label="% of the class's images", ticks=(0, 1, 5, 20, 50, 100))
-        if size <= MAX_WITH_NAMES:
-            ticks = range(size)
-            axes.set_xticks(
-                ticks, self.class_names, rotation=45, ha="right", rotation_mode="anchor"
-            )
-            axes.set_yticks(ticks, self.class_names)
-            if size > MAX_WITH_NUMBERS:
-                axes.tick_params(labelsize=6)
+        length = _name_classes(axes, self.class_names) if size <= MAX_WITH_NAMES else 0.3
+        figure.set_size_inches(side + length + 1.5, side + length + 0.7)
         if size <= MAX_WITH_NUMBERS:
             for (row, column), share in np.ndenumerate(shares):
                 if self.confusion[row, column]:
@@ -137,3 +187,43 @@ class ClassErrors:
             self.confusion = np.pad(self.confusion, (0, missing))
             self.top1_wrong = np.pad(self.top1_wrong, (0, missing))
             self.top5_wrong = np.pad(self.top5_wrong, (0, missing))
+
+
+def _name_classes(axes: "Axes", class_names: Sequence[str]) -> float:
+    """Writes names at the rows and, turned, at the columns; returns the longest in inches."""
+    names = list(map(shown_name, class_names))
+    are_few = len(names) <= MAX_WITH_NUMBERS
+    style: dict[str, Any] = {"parse_math": False, "fontsize": 10 if are_few else 7}
+    turned: dict[str, Any] = {
+        "ha": "right",
+        "rotation_mode": "anchor",
+        "rotation": 45 if are_few else 90,
+    }
+    turned["va"] = "top" if are_few else "center"
+    axes.set_xticks(range(len(names)), names, **style, **turned)
+    axes.set_yticks(range(len(names)), names, **style)
+    return max(size_in_inches(label)[0] for label in axes.get_yticklabels())
+
+
+def area_under_curve(
+    scores: Float32[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]
+) -> float | None:
+    """Returns the area under the receiver operating characteristic, by the rank-sum statistic.
+
+    Args:
+      scores: one score per image.
+      positive: which images belong to the class.
+
+    Returns:
+      The area; None if all images or none belong to the class, or a score is NaN.
+    """
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others or np.isnan(scores).any():
+        return None
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # Equal scores share their mean rank.
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
+
+
+def _ratio(part: Any, whole: Any) -> float | None:
+    return float(part / whole) if whole else None
