@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 
     # Not at the top: it takes seconds, and usage errors appear at once.
     if is_one_of_several:
-        from resnet_jax.training.agreement import on_all_hosts
+        from resnet_jax.runtime.agreement import on_all_hosts
 
         config, recipe, workdir = on_all_hosts(lambda: _parse(argv), lambda _: {})
     else:

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax import data
+from resnet_jax.runtime.agreement import on_all_hosts
 from resnet_jax.runtime.devices import enable_compilation_cache
-from resnet_jax.training.agreement import on_all_hosts
 from resnet_jax.training.checkpoint import find_steps
 from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.config_file import to_json

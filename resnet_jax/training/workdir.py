@@ -16,9 +16,9 @@ import numpy as np
 
 from resnet_jax import data
 from resnet_jax.errors import ConfigError
+from resnet_jax.runtime.agreement import check_shared, leave_token
 from resnet_jax.runtime.devices import from_first_host
 from resnet_jax.runtime.files import expanded, write_atomically
-from resnet_jax.training.agreement import check_shared, leave_token
 from resnet_jax.training.checkpoint import find_steps, set_damaged_aside
 from resnet_jax.training.config import TrainConfig, checked
 from resnet_jax.training.config_file import (

@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from resnet_jax.errors import ConfigError, DataError
+from resnet_jax.runtime import agreement
+from resnet_jax.runtime.agreement import check_shared, leave_token, on_all_hosts
 from resnet_jax.runtime.hosts import HostDied
-from resnet_jax.training import agreement
-from resnet_jax.training.agreement import check_shared, leave_token, on_all_hosts
 
 FACTS = {"config.seed": "0", "files of the train split": "a" * 64}
 
