@@ -90,6 +90,7 @@ _EXTRAS = {
     **dict.fromkeys(("importlib_resources", "matplotlib", "ml_collections", "orbax"), "train"),
     **dict.fromkeys(("PIL", "pydantic", "simplejpeg", "tensorflow_datasets"), "train"),
     **{"h5py": "keras", "huggingface_hub": "hub", "pyarrow": "parquet", "torch": "torch"},
+    "pycocotools": "detection",
 }
 
 # Packages whose names differ from their modules'.

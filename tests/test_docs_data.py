@@ -81,6 +81,7 @@ def test_every_command_runs(resnet8, folder, monkeypatch, capsys):
         if command[0] == "train.py":
             train.main(shortened(command[1:]))
             out = capsys.readouterr().out
+            assert "top-1 error" in out and "top-5" not in out
             ran.append("train")
         else:
             _, module, name, *arguments = command

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from resnet_jax.commands import _cli
 from resnet_jax.commands._arguments import add_network, output_file
 from resnet_jax.errors import UsageError
+from resnet_jax.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from resnet_jax.models import ResNet
@@ -16,11 +17,12 @@ def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax export --workdir DIR|--weights FILE --output FILE`.
 
     The file is that of `resnet_jax.export`: a `jax.export` program with the weights inside, for
-    any batch size. The last line on standard output is a JSON object that describes the input:
-    `input` (the shape) and the normalisation, `(pixels / 255 - mean) / deviation`, with a `mean`
-    and a `deviation` per channel, in the order of `channels`. If the mean is an image of the
-    input's size, it is written beside the file and `mean` is its path. `resize`, `crop_mode` and
-    `interpolation` are those of `data.Preprocessing`; `class_names` has one name per logit.
+    any batch size. The last line on standard output is a JSON object that describes the input; it is
+    also written beside the file, as FILE.json. It has `input` (the shape) and the normalisation,
+    `(pixels / 255 - mean) / deviation`, with a `mean` and a `deviation` per channel, in the order
+    of `channels`. If the mean is an image of the input's size, it is written beside the file and
+    `mean` is its path. `resize`, `crop_mode` and `interpolation` are those of `data.Preprocessing`;
+    `class_names` has one name per logit.
 
     Args:
       argv: the arguments after `export`.
@@ -68,6 +70,9 @@ def main(argv: list[str]) -> None:
         "interpolation": preprocessing.interpolation,
         "class_names": output_names(trained),
     }
+    write_atomically(
+        output.with_name(f"{output.name}.json"), json.dumps(described, indent=2) + "\n"
+    )
     print(f"resnet_jax: {trained.describe()}", file=sys.stderr)
     print(json.dumps(described))
 

@@ -50,11 +50,14 @@ class Task(Protocol):
 
     Attributes:
       headline: the evaluation metric that selects the best checkpoint; a fraction, lower is better.
-      forms: name of each metric to show, the headline included → (title, format).
     """
 
     headline: ClassVar[str]
-    forms: ClassVar[Mapping[str, tuple[str, str]]]
+
+    @property
+    def forms(self) -> Mapping[str, tuple[str, str]]:
+        """Name of each metric to show, the headline included → (title, format)."""
+        ...
 
     def initialize(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         """Returns the initial variables, `{"params", "batch_stats"}`."""
@@ -109,17 +112,19 @@ class Classification:
     """
 
     headline: ClassVar[str] = "top1_error"
-    forms: ClassVar[Mapping[str, tuple[str, str]]] = {
-        "loss": ("loss", "{:.4f}"),
-        "top1_error": ("top-1 error", "{:.2%}"),
-        "top5_error": ("top-5 error", "{:.2%}"),
-    }
-
     model: nn.Module
     loss: Loss = cross_entropy
     label_smoothing: float = 0.0
     batch_augmentation: BatchAugmentation | None = None
     color_shift: bool = False
+
+    @property
+    def forms(self) -> dict[str, tuple[str, str]]:
+        """The metrics to show; with fewer than six classes no top-5 error, which is zero."""
+        forms = {"loss": ("loss", "{:.4f}"), "top1_error": ("top-1 error", "{:.2%}")}
+        if getattr(self.model, "num_classes", 6) > 5:
+            forms["top5_error"] = ("top-5 error", "{:.2%}")
+        return forms
 
     def initialize(self, key: PRNGKeyArray, image_shape: tuple[int, int, int]) -> dict[str, Any]:
         """Returns the model's initial variables for a key."""

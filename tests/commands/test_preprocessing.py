@@ -112,6 +112,7 @@ def test_export_describes_it(weights, tmp_path, capsys):
     assert described["deviation"] == [0.5] * 3
     assert described["interpolation"] == "bicubic"
     assert described["class_names"] == list(OWN.class_names)
+    assert json.loads((tmp_path / "net.json").read_text()) == described
 
 
 def test_a_repository_needs_no_model(network, photos, tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.errors import ConfigError
+from resnet_jax.models import create_model
 from resnet_jax.runtime.tensorboard import TensorBoard
 from resnet_jax.training.curves import draw_curves
 from resnet_jax.training.records import MetricsLog, format_table, read_metrics
@@ -186,7 +187,9 @@ def test_table_of_errors():
         "train": {"step": 900, "loss": 0.25, "top1_error": 0.0669, "top5_error": 0.0},
         "test": {"step": 1000, "loss": 12.5, "top1_error": 0.1126, "top5_error": 1.0},
     }
-    assert format_table(rows, Classification.forms).splitlines() == [
+    assert format_table(
+        rows, Classification(create_model("resnet20_cifar", 10)).forms
+    ).splitlines() == [
         "        step      loss   top-1 error   top-5 error",
         "train    900    0.2500         6.69%         0.00%",
         "test    1000   12.5000        11.26%       100.00%",

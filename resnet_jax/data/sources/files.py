@@ -102,7 +102,7 @@ def open_files(
     """
     names = dict.fromkeys(part.split("[")[0].strip() for part in split.split("+"))
     listing = list_files(dataset, tuple(names))
-    files, labels, _ = zip(*_select(split, listing, dataset), strict=True)
+    files, labels, _ = zip(*select(split, listing, dataset), strict=True)
     source = FolderSource(
         listing.root,
         files,
@@ -137,8 +137,12 @@ def shuffle_hash(split: str, key: str | int) -> bytes:
     return hashlib.md5(text, usedforsecurity=False).digest()
 
 
-def _select(spec: str, listing: Listing, dataset: str) -> list[Listed]:
-    """Selects the images of a split in TFDS's syntax."""
+def select(spec: str, listing: Listing, dataset: str) -> list[Listed]:
+    """Selects the images of a split in TFDS's syntax, see `open_files`.
+
+    Raises:
+      DataError: there is no such split, or it is empty.
+    """
     # Imported here because it takes longer than all other imports of this package.
     from tensorflow_datasets.core import splits as tfds_splits
 

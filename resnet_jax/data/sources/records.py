@@ -158,13 +158,42 @@ def open_source(
             on_bad_image=on_bad_image,
             notices=_choose_folder(dataset, data_dir),
         )
-    if data_dir is None and not os.environ.get("TFDS_DATA_DIR") and not has_home():
-        raise DataError(
-            f"data set {dataset!r} has no default folder, because there is no home folder; give "
-            "data_dir, or set TFDS_DATA_DIR"
-        )
-    builder = _open_builder(dataset, data_dir)
+    builder = open_builder(dataset, data_dir)
     image, label = _features(builder, dataset)
+    records, root, files = open_records(builder, dataset, split, data_dir)
+    source = RecordSource(records, tuple(label.names), image.shape, dataset, split, root, files)
+    height, width, channels = image.shape
+    try:
+        if height and width and len(records) * height * width * channels <= MAX_BYTES_IN_MEMORY:
+            try:
+                return _read_into_memory(source, (height, width, channels))
+            except BadImageError:
+                if on_bad_image != "skip":
+                    raise
+        source[0]  # Fails now rather than after the first step.
+    except RuntimeError as error:
+        raise damaged_records(dataset, data_dir) from error
+    return source
+
+
+def open_records(
+    builder: Any, dataset: str, split: str, data_dir: str | None
+) -> tuple[Any, str, tuple[str, ...]]:
+    """Opens the records of one split of a prepared TFDS data set.
+
+    Args:
+      builder: see `open_builder`.
+      dataset: TFDS's name.
+      split: TFDS's split syntax.
+      data_dir: the folder of data sets; None for TFDS's own.
+
+    Returns:
+      A random-access sequence of serialised `tf.train.Example`s, the data set's folder, and the
+      names of the files in it that hold the split.
+
+    Raises:
+      DataError: there is no such split, it is empty, or it is not stored as ArrayRecord files.
+    """
     splits = builder.info.splits
     try:
         num_examples = splits[split].num_examples
@@ -187,25 +216,32 @@ def open_source(
         raise DataError(
             f"{dataset!r} is not stored as ArrayRecord files; {_remedy(dataset, data_dir)}"
         ) from error
-    root, files = str(builder.data_dir), _files_of(builder, split)
-    source = RecordSource(records, tuple(label.names), image.shape, dataset, split, root, files)
-    height, width, channels = image.shape
-    try:
-        if height and width and num_examples * height * width * channels <= MAX_BYTES_IN_MEMORY:
-            try:
-                return _read_into_memory(source, (height, width, channels))
-            except BadImageError:
-                if on_bad_image != "skip":
-                    raise
-        source[0]  # Fails now rather than after the first step.
-    except RuntimeError as error:
+    return records, str(builder.data_dir), _files_of(builder, split)
+
+
+def damaged_records(dataset: str, data_dir: str | None) -> DataError:
+    """Returns the error for a record that cannot be read."""
+    return DataError(f"a file of {dataset!r} is missing or damaged; {_remedy(dataset, data_dir)}")
+
+
+def open_builder(dataset: str, data_dir: str | None) -> Any:
+    """Opens a prepared TFDS data set by its files alone, without the code that made it.
+
+    Args:
+      dataset: TFDS's name, `name[/config][:version]`.
+      data_dir: the folder of data sets; None for TFDS's own.
+
+    Returns:
+      A TFDS builder.
+
+    Raises:
+      DataError: the data set is missing, damaged, or names code or files that are not its own.
+    """
+    if data_dir is None and not os.environ.get("TFDS_DATA_DIR") and not has_home():
         raise DataError(
-            f"a file of {dataset!r} is missing or damaged; {_remedy(dataset, data_dir)}"
-        ) from error
-    return source
-
-
-def _open_builder(dataset: str, data_dir: str | None) -> Any:
+            f"data set {dataset!r} has no default folder, because there is no home folder; give "
+            "data_dir, or set TFDS_DATA_DIR"
+        )
     # Imported here because it takes longer than all other imports of this package.
     from tensorflow_datasets.core import read_only_builder
     from tensorflow_datasets.core.registered import DatasetNotFoundError
