@@ -17,8 +17,8 @@ def main(argv: list[str]) -> None:
     """Runs `python -m resnet_jax export --workdir DIR|--weights FILE --output FILE`.
 
     The file is that of `resnet_jax.export`: a `jax.export` program with the weights inside, for
-    any batch size. The last line on standard output is a JSON object that describes the input; it is
-    also written beside the file, as FILE.json. It has `input` (the shape) and the normalisation,
+    any batch size. The last line on standard output is a JSON object that describes the input. It
+    is also written beside the file, as FILE.json. It has `input` (the shape) and the normalisation,
     `(pixels / 255 - mean) / deviation`, with a `mean` and a `deviation` per channel, in the order
     of `channels`. If the mean is an image of the input's size, it is written beside the file and
     `mean` is its path. `resize`, `crop_mode` and `interpolation` are those of `data.Preprocessing`;
