@@ -46,7 +46,7 @@ def existing_file(path: str | os.PathLike[str]) -> Path:
     """
     path = local_path(path)
     shipped = SHIPPED / f"{path}.safetensors"
-    if not path.exists() and not path.suffix and shipped.is_file():
+    if path.name == str(path) and not path.exists() and shipped.is_file():
         return shipped
     if not path.is_file():
         kind = "is a folder, not a weights file" if path.is_dir() else "does not exist"

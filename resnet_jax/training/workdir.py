@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from resnet_jax import data
-from resnet_jax.errors import ConfigError
+from resnet_jax.errors import ConfigError, shown
 from resnet_jax.runtime.agreement import check_shared, leave_token
 from resnet_jax.runtime.devices import from_first_host
 from resnet_jax.runtime.files import expanded, write_atomically
@@ -124,7 +124,8 @@ def _check_same_run(
     facts = facts._replace(guarded=bool(read_dataset(path.parent)))
     typed = to_json(before) | saved.values
     if tied := changed_keys(before, config, facts):
-        changes = ", ".join(f"{key} ({typed[key]!r}, now {getattr(config, key)!r})" for key in tied)
+        values = {key: (shown(typed[key]), shown(getattr(config, key))) for key in tied}
+        changes = ", ".join(f"{key} ({was}, now {now})" for key, (was, now) in values.items())
         if len(changes) > 150:
             changes = ", ".join(tied)
         raise ConfigError(

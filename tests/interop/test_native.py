@@ -22,7 +22,7 @@ from resnet_jax import (
     load_weights,
     save_weights,
 )
-from resnet_jax.interop import load_model, native, read_weights
+from resnet_jax.interop import files, load_model, native, read_weights
 from resnet_jax.models import BasicBlock, BottleneckBlock, ResNet
 from tests.interop.nets import assert_identical, small_pair
 
@@ -234,7 +234,7 @@ def test_notes_go_into_the_metadata(tmp_path):
 
 
 def test_pretrained_weights_are_the_files_of_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(native, "_PRETRAINED", tmp_path)
+    monkeypatch.setattr(files, "SHIPPED", tmp_path)
     with pytest.raises(WeightsError, match="no pretrained weights 'resnet50'; none are shipped"):
         load_pretrained("resnet50")
     model = MODELS["named"]
@@ -250,6 +250,11 @@ def test_pretrained_weights_are_the_files_of_a_folder(tmp_path, monkeypatch):
     loaded, loaded_variables = load_pretrained("resnet20_cifar")
     assert loaded == model
     assert_identical(loaded_variables, variables)
+    # The name alone is enough wherever a file's path is.
+    assert_identical(read_weights(model, "resnet20_cifar"), variables)
+    assert_identical(load_model("resnet20_cifar")[1], variables)
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_model(f"../{tmp_path.name}/resnet20_cifar")
 
 
 SHIPPED = sorted(Path(native.__file__).with_name("pretrained").glob("*.safetensors"))

@@ -58,7 +58,7 @@ def test_a_folder_that_has_moved_and_one_that_is_another(project, tmp_path):
     (tmp_path / "animals" / "train" / "cat" / "0.jpg").unlink()
     with pytest.raises(ConfigError, match="images, labels, files differ; restore it, set --conf"):
         start(str(tmp_path / "animals"))
-    with pytest.raises(ConfigError, match=r"dataset \('.*animals', now 'fashion_mnist_mini'\)"):
+    with pytest.raises(ConfigError, match=r"dataset \('.*imals', now 'fashion_mnist_mini'\)"):
         with open_workdir(project / "run", dataclasses.replace(CONFIG)):
             pass
 
