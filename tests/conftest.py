@@ -1,6 +1,7 @@
 """What every test needs settled before JAX is imported."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ os.environ["XLA_FLAGS"] = (
     " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     " --xla_cpu_collective_call_warn_stuck_timeout_seconds=300"
 )
+# Tests started by `nohup` would hand on that it ignores a hangup.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Processes that share the cores only wait with more threads.
 os.environ.setdefault("NPROC", "1")
 os.environ.setdefault(

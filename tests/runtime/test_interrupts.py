@@ -102,7 +102,7 @@ def test_a_run_in_a_thread(tmp_path, resnet8):
 def start(workdir, *arguments):
     command = [sys.executable, "train.py", "--config", "tests/resnet8.py"]
     command += ["--workdir", str(workdir), "--config.log_every=5"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, *arguments],
         cwd=ROOT,
         env=environment(),
@@ -111,6 +111,22 @@ def start(workdir, *arguments):
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_process_stays():
+    """A test that fails leaves none to disturb others."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        with process:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(process, text):
