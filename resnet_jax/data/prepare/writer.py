@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from resnet_jax.data.prepare.archives import Report
 from resnet_jax.data.sources.files import shuffle_hash
 from resnet_jax.errors import DataError
@@ -23,14 +25,15 @@ class Split:
       keys: TFDS's shuffling key of each example: its number or its name.
       image_sizes: bytes of each image file.
       read_image: returns the image file of an example.
-      fields: returns the other features of an example.
+      fields: returns the other features of an example; numbers of a sequence are an array, of
+        float32 or int64.
     """
 
     name: str
     keys: Sequence[int | str]
     image_sizes: Sequence[int]
     read_image: Callable[[int], bytes]
-    fields: Callable[[int], Mapping[str, bytes | int]]
+    fields: Callable[[int], Mapping[str, bytes | int | np.ndarray]]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,7 +107,7 @@ def write_dataset(
 def record_size(split: Split, index: int) -> int:
     """Returns the size in bytes of a serialised `tf.train.Example` without reading its image."""
     features = sum(
-        _field(_field(len(key)) + _field(_field(_field(_content_size(value)))))
+        _field(_field(len(key)) + _field(_field(_list_size(value))))
         for key, value in split.fields(index).items()
     )
     image = _field(_field(_field(split.image_sizes[index])))
@@ -121,10 +124,15 @@ def make_record(split: Split, index: int) -> bytes:
     example = tf_example_pb2.Example()
     example.features.feature["image"].bytes_list.value.append(image)
     for key, value in split.fields(index).items():
+        feature = example.features.feature[key]
         if isinstance(value, bytes):
-            example.features.feature[key].bytes_list.value.append(value)
+            feature.bytes_list.value.append(value)
+        elif not isinstance(value, np.ndarray):
+            feature.int64_list.value.append(value)
         else:
-            example.features.feature[key].int64_list.value.append(value)
+            numbers = feature.float_list if value.dtype == np.float32 else feature.int64_list
+            numbers.SetInParent()  # An empty list keeps its type.
+            numbers.value.extend(value.tolist())
     return example.SerializeToString()
 
 
@@ -155,8 +163,13 @@ def _shard_lengths(num_examples: int, num_bytes: int) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _content_size(value: bytes | int) -> int:
-    return len(value) if isinstance(value, bytes) else _varint_size(value)
+def _list_size(value: bytes | int | np.ndarray) -> int:
+    """Returns the size in bytes of a feature's list of values."""
+    if not isinstance(value, np.ndarray):
+        return _field(len(value) if isinstance(value, bytes) else _varint_size(value))
+    floats = value.dtype == np.float32
+    size = 4 * value.size if floats else sum(map(_varint_size, value.tolist()))
+    return _field(size) if value.size else 0
 
 
 def _field(size: int) -> int:
@@ -172,7 +185,10 @@ def _fingerprint(split: Split) -> str:
     """Returns a digest of a split's examples."""
     digest = hashlib.sha256()
     for index in range(len(split)):
-        fields = sorted(split.fields(index).items())
+        fields = sorted(
+            (key, value.tolist() if isinstance(value, np.ndarray) else value)
+            for key, value in split.fields(index).items()
+        )
         digest.update(repr((split.keys[index], split.image_sizes[index], fields)).encode())
     return digest.hexdigest()
 

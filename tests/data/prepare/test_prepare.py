@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import shuffle
+from tensorflow_datasets.proto import tf_example_pb2
 
 from resnet_jax import data
 from resnet_jax.data.images.decode import decode_image
@@ -235,6 +236,19 @@ def test_record_sizes_are_known_without_the_image(size):
         lambda index: {"label": 999, "file_name": b"n01440764_1.JPEG", "id": b"", "zero": 0},
     )
     assert writer.record_size(split, 0) == len(writer.make_record(split, 0))
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 32, 5_000])
+@pytest.mark.parametrize("dtype", [np.float32, np.int64])
+def test_sequences_of_numbers(size, dtype):
+    numbers = np.random.default_rng(0).integers(-2, 2**40, size).astype(dtype)
+    split = writer.Split("train", ["a"], [1], lambda index: b"x", lambda index: {"some": numbers})
+    record = writer.make_record(split, 0)
+    assert writer.record_size(split, 0) == len(record)
+    feature = tf_example_pb2.Example.FromString(record).features.feature["some"]
+    kind = "float_list" if dtype == np.float32 else "int64_list"
+    assert feature.WhichOneof("kind") == kind
+    np.testing.assert_array_equal(np.array(getattr(feature, kind).value, dtype), numbers)
 
 
 # Verification.
