@@ -1,5 +1,7 @@
 """Convolution with PyTorch's padding, and the max pool."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -18,8 +20,8 @@ class Conv(nn.Module):
     The padding is equal on all sides. XLA's "SAME" is not: with a stride of two and an even size it
     pads less before than after, so PyTorch's weights would give other logits.
 
-    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by fan-out, and
-    with `use_bias` a `bias` of shape [features], initially zero.
+    Parameters: `kernel` of shape [k, k, in // groups, features], He-initialised by fan-out unless
+    `kernel_init` is given, and with `use_bias` a `bias` of shape [features], initially zero.
 
     Attributes:
       features: number of output channels.
@@ -30,6 +32,7 @@ class Conv(nn.Module):
       use_bias: whether to add a bias to each channel; batch normalisation makes it redundant.
       dtype: dtype of the computation; by default the promoted dtype of input and kernel.
       kernels: the implementation.
+      kernel_init: initialiser of `kernel`.
     """
 
     features: int
@@ -40,13 +43,14 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: DTypeLike | None = None
     kernels: Kernels = STOCK
+    kernel_init: Callable[..., Array] = kernel_init
 
     @nn.compact
     def __call__(self, x: Images) -> Float[Array, "n h2 w2 {self.features}"]:
         """Returns the convolved input."""
         size = self.kernel_size
         shape = (size, size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         y = self.kernels.conv(x, kernel, self.stride, self.dilation, self.groups)
         if not self.use_bias:

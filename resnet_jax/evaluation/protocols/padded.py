@@ -1,21 +1,19 @@
 """Images of several sizes in one padded batch, each scored as if it were alone.
 
-Padding would change an image's logits in three places: convolutions larger than 1x1 and the max
-pool see it beyond the image's border, and the average pool counts it. Here the first two see zeros
-in its place, as they do beyond the border of an image alone (for the max pool, which follows an
-activation, zeros act like minus infinity). The average covers only the image's part of the map.
+The layers do not see the padding (`resnet_jax.models.padded`), and the average covers only the
+image's part of the map.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from resnet_jax.errors import EvaluationError
-from resnet_jax.models import Conv, MaxPool, ResNet
+from resnet_jax.models import ResNet
+from resnet_jax.models.padded import cut_padding, own_part, without_padding
 
 MULTIPLE = 32
 """Padded heights and widths are multiples of this, the stride of the paper's networks."""
@@ -37,54 +35,23 @@ def padded_logits(
       sizes: height and width of each image, at least 1.
 
     Raises:
-      EvaluationError: the network's stride does not divide the height or width, or the network is
-        not a `ResNet` with a named stem (the operations of a custom stem are unknown).
+      EvaluationError: the network is not a `ResNet` with a named stem (the operations of a custom
+        stem are unknown).
+      ModelError: the network's stride does not divide the height or width.
     """
     if not isinstance(model, ResNet) or not isinstance(model.stem, str):
         raise EvaluationError(
             "images of several sizes need a ResNet with a named stem; evaluate with one size"
         )
     height, width = images.shape[1:3]
-
-    def cut(x: Float[Array, "n h2 w2 c2"]) -> Float[Array, "n h2 w2 c2"]:
-        return jnp.where(_own_part(x, sizes, height, width)[..., None], x, 0)
-
-    def without_padding(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        module = context.module
-        if isinstance(module, MaxPool) or (isinstance(module, Conv) and module.kernel_size > 1):
-            return call(cut(args[0]), *args[1:], **kwargs)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(without_padding):
+    with without_padding(sizes, height, width):
         features: Any = model.apply(variables, images, train=False, method="features")
     x = next(reversed(features.values()))
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    part = _own_part(x, sizes, height, width)
-    pooled = jnp.sum(cut(x), axis=(1, 2)) / jnp.sum(part, axis=(1, 2))[:, None]
+    own = jnp.sum(own_part(x, sizes, height, width), axis=(1, 2))
+    pooled = jnp.sum(cut_padding(x, sizes, height, width), axis=(1, 2)) / own[:, None]
     head = variables["params"]["head"]
     return pooled @ head["kernel"] + head["bias"]
-
-
-def _own_part(
-    x: Float[Array, "n h2 w2 c2"], sizes: Int[Array, "n 2"], height: int, width: int
-) -> Bool[Array, "n h2 w2"]:
-    """Returns a mask of the map elements that belong to the images.
-
-    Each layer maps a height h to ceil(h / stride) for any kernel size.
-    """
-    inside = []
-    for axis, padded in ((1, height), (2, width)):
-        length = x.shape[axis]
-        if padded % length:
-            raise EvaluationError(
-                f"images padded to {height}x{width} do not fit the network's stride; pad to "
-                "multiples of it"
-            )
-        own = -(-sizes[:, axis - 1] // (padded // length))
-        inside.append(jnp.arange(length) < own[:, None])
-    return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def mirrored(images: jax.Array, sizes: Int[Array, "n 2"] | None = None) -> Any:

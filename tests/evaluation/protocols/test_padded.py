@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.evaluation import EvaluationError
 from resnet_jax.evaluation.protocols.padded import mirrored, padded_logits
-from resnet_jax.models import BottleneckBlock
+from resnet_jax.models import BottleneckBlock, ModelError
 from tests.evaluation.networks import DeepStem, apply_quickly, random_variables, small_model
 
 SIZES = [(32, 64), (17, 47), (32, 1), (24, 63)]
@@ -57,7 +57,7 @@ def test_a_folded_network():
 
 def test_padding_that_the_stride_does_not_divide():
     model = small_model()
-    with pytest.raises(EvaluationError, match="padded to 32x50 .* multiples"):
+    with pytest.raises(ModelError, match="padded to 32x50 .* multiples"):
         check(model, sizes=[(32, 40)], shape=(32, 50))
 
 
