@@ -20,6 +20,7 @@ _EXTRAS = {
     "keras": "weights in .h5 files",
     "hub": "weights from the Hugging Face Hub",
     "parquet": "predictions as Parquet files",
+    "detection": "COCO's numbers for detectors",
     "test": "running the tests",
     "docs": "building the documentation",
     "dev": "working on the code",
