@@ -156,7 +156,7 @@ EVALUATION = [
     ("evaluate", "give either --workdir or --weights"),
     ("evaluate --workdir run --weights own.safetensors", "give either --workdir or --weights"),
     ("evaluate --workdir run --model resnet18", "--model belongs to --weights"),
-    ("evaluate --workdir run --mean 1 2", "--mean has 2 numbers; give 1 or 1"),
+    ("evaluate --workdir run --mean 1 2", "--mean has 2 numbers; give 1\n"),
     ("evaluate --workdir run --interpolation cubic", "did you mean 'bicubic'"),
     ("evaluate --workdir run --dataset ./photos --split train", "does not know", "T-shirt/top"),
     ("evaluate --workdir run --batch_size 0", "'0' is not an integer of at least 1"),

@@ -85,7 +85,8 @@ class Choices:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) not in (1, channels):
-                raise UsageError(f"--{name} has {len(values)} numbers; give 1 or {channels}")
+                wanted = f"1 or {channels}" if channels > 1 else "1"
+                raise UsageError(f"--{name} has {len(values)} numbers; give {wanted}")
             if values is not None:
                 changed[name] = values * (channels // len(values))
         if self.interpolation is not None:
@@ -178,22 +179,26 @@ def from_weights(
     model = model.clone(kernels="auto")
     channels = input_channels(model, variables)
     own = read_preprocessing(source)
+    name = choices.preprocess
     if own is None:
         size = usual_image_size(model)
-        own = _plain(channels, None if whole else (size, size), source="no file")
-        if size == 32:
-            own = dataclasses.replace(own, crop_share=1.0)
-        if choices.preprocess is None:
-            usual = "cifar" if size == 32 and is_native_file(source) else "torchvision"
-            choices = dataclasses.replace(choices, preprocess=usual)
+        own = _plain(
+            channels,
+            None if whole else (size, size),
+            crop_share=1.0 if size == 32 else 0.875,
+            source="what is usual, as the weights do not say it",
+        )
+        name = name or ("cifar" if size == 32 and is_native_file(source) else "torchvision")
     mean = own.mean if isinstance(own.mean, np.ndarray) else None
-    if choices.preprocess and data.needs_pixel_mean(choices.preprocess) and mean is None:
+    if name and data.needs_pixel_mean(name) and mean is None:
         if mean_image is None:
             raise UsageError(
-                f"--preprocess {choices.preprocess} subtracts the mean training image, which "
+                f"--preprocess {name} subtracts the mean training image, which "
                 f"{source} does not contain; use --workdir, or choose torchvision, caffe or none"
             )
         mean = mean_image(own.transform())
+    if name:
+        own = own.with_normalization(data.make_normalization(name, channels, mean))
     network = Network(model, variables, own.normalization())
     return _trained(source, network, choices.applied(own, channels, mean))
 

@@ -51,8 +51,10 @@ def main(argv: list[str]) -> int:
     trained = open_one(arguments)
     names = readable_class_names(output_names(trained))
     photographs = _Photographs(trained.preprocessing.transform(), arguments.exif)
+    batch_size = 0
     for paths, images in photographs.batches(arguments.images):
-        for path, row in zip(paths, _scores(trained, images), strict=True):
+        batch_size = batch_size or len(images)  # Of the first, largest batch: one shape to compile.
+        for path, row in zip(paths, _scores(trained, images, batch_size), strict=True):
             _show(path, row, names, arguments.json)
     for notice in photographs.notices(trained.describe()):
         print(f"resnet_jax: {notice}", file=sys.stderr)
@@ -177,13 +179,12 @@ def _some(paths: Sequence[str]) -> str:
     return f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more are"
 
 
-def _scores(trained: "Trained", images: "np.ndarray") -> "np.ndarray":
-    """Returns the softmax of each image; pads batches to `_BATCH_SIZE`, so that one is compiled."""
+def _scores(trained: "Trained", images: "np.ndarray", batch_size: int) -> "np.ndarray":
+    """Returns the softmax of each image; pads the images to a batch size."""
     import jax
     import numpy as np
 
-    missing = _BATCH_SIZE - len(images)
-    padding = np.zeros((missing, *images.shape[1:]), np.uint8)
+    padding = np.zeros((batch_size - len(images), *images.shape[1:]), np.uint8)
     logits = trained.network.logits(np.concatenate([images, padding]))
     return np.asarray(jax.nn.softmax(logits))[: len(images)]
 

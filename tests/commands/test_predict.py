@@ -114,6 +114,22 @@ def test_a_run_names_its_data_sets_classes(predictions, run, tmp_path):
     assert best[0]["predictions"] != results[0]["predictions"]
 
 
+def test_a_batch_is_no_larger_than_its_images(run, photos, monkeypatch):
+    """One photograph costs one, and more batches than one compile one program."""
+    shapes = []
+    real = predict._scores
+
+    def scores(trained, images, batch_size):
+        shapes.append((len(images), batch_size))
+        return real(trained, images, batch_size)
+
+    monkeypatch.setattr(predict, "_scores", scores)
+    monkeypatch.setattr(predict, "_BATCH_SIZE", 2)
+    predict.main(["--workdir", run[0], photos[0]])
+    predict.main(["--workdir", run[0], *photos, photos[0]])
+    assert shapes == [(1, 1), (2, 2), (1, 2)]
+
+
 def test_a_photo_is_cut_to_the_runs_size(predictions, run, photos):
     [result] = predictions("--workdir", run[0], photos[0])
     assert len(result["predictions"]) == 5

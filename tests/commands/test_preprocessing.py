@@ -115,6 +115,19 @@ def test_export_describes_it(weights, tmp_path, capsys):
     assert json.loads((tmp_path / "net.json").read_text()) == described
 
 
+def test_weights_that_say_nothing_get_what_is_usual(network, tmp_path, capsys, photos):
+    """That is said, and it is not called a choice of the options."""
+    path = str(tmp_path / "silent.safetensors")
+    resnet_jax.save_weights(path, network[1], network[0])
+    photo = str(next(photos.rglob("*.png")))
+    for argv, words in ([["--preprocess", "none"], "mean (0, 0, 0)"], [["--std", "1"], "std (1"]):
+        predict.main(["--weights", path, photo, "--preprocess", "torchvision", *argv])
+        assert words in capsys.readouterr().err
+    predict.main(["--weights", path, photo, "--preprocess", "none"])
+    err = capsys.readouterr().err
+    assert err.endswith("from what is usual, as the weights do not say it\n"), err
+
+
 def test_a_repository_needs_no_model(network, photos, tmp_path, capsys):
     """A folder as timm publishes one, whose `config.json` states network and preprocessing."""
     model = resnet_jax.create_model("resnet18", 3)
