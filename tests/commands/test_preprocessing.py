@@ -117,15 +117,17 @@ def test_export_describes_it(weights, tmp_path, capsys):
 
 def test_weights_that_say_nothing_get_what_is_usual(network, tmp_path, capsys, photos):
     """That is said, and it is not called a choice of the options."""
-    path = str(tmp_path / "silent.safetensors")
-    resnet_jax.save_weights(path, network[1], network[0])
+    path = str(tmp_path / "net.safetensors")
+    save_file(resnet_jax.to_torch(*network), path)
+    named = ["--weights", path, "--model", "resnet8_cifar", "--num_classes", "3"]
     photo = str(next(photos.rglob("*.png")))
-    for argv, words in ([["--preprocess", "none"], "mean (0, 0, 0)"], [["--std", "1"], "std (1"]):
-        predict.main(["--weights", path, photo, "--preprocess", "torchvision", *argv])
-        assert words in capsys.readouterr().err
-    predict.main(["--weights", path, photo, "--preprocess", "none"])
-    err = capsys.readouterr().err
-    assert err.endswith("from what is usual, as the weights do not say it\n"), err
+    for argv, mean, words in (
+        ([], "mean (0.485, 0.456, 0.406)", "as the weights do not say it\n"),
+        (["--preprocess", "none"], "mean (0, 0, 0)", "say it, changed by options\n"),
+    ):
+        predict.main([*named, photo, *argv])
+        err = capsys.readouterr().err
+        assert mean in err and err.endswith(words), err
 
 
 def test_a_repository_needs_no_model(network, photos, tmp_path, capsys):
