@@ -156,6 +156,7 @@ EVALUATION = [
     ("evaluate", "give either --workdir or --weights"),
     ("evaluate --workdir run --weights own.safetensors", "give either --workdir or --weights"),
     ("evaluate --workdir run --model resnet18", "--model belongs to --weights"),
+    ("evaluate --workdir run --preprocess none caffe", "--preprocess is given 2 times for 1"),
     ("evaluate --workdir run --mean 1 2", "--mean has 2 numbers; give 1\n"),
     ("evaluate --workdir run --interpolation cubic", "did you mean 'bicubic'"),
     ("evaluate --workdir run --dataset ./photos --split train", "does not know", "T-shirt/top"),

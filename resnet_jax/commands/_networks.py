@@ -58,9 +58,10 @@ class Choices:
     std: tuple[float, ...] | None = None
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Choices":
-        """Returns the choices of parsed arguments."""
+    def of(cls, arguments: argparse.Namespace, preprocess: str | None) -> "Choices":
+        """Returns the choices of parsed arguments, with one of their names of a preprocess."""
         chosen = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
+        chosen["preprocess"] = preprocess
         for name in ("mean", "std"):
             chosen[name] = tuple(chosen[name]) if chosen[name] else None
         return cls(**chosen)
@@ -136,7 +137,7 @@ def open_one(arguments: argparse.Namespace) -> Trained:
         raise UsageError("--model and --num_classes belong to --weights; omit them for a run")
     if arguments.num_classes and not arguments.model:
         raise UsageError("--num_classes needs --model; omit it, or give both")
-    choices = Choices.of(arguments)
+    choices = Choices.of(arguments, arguments.preprocess)
     if arguments.workdir:
         run = open_run(arguments.workdir, arguments.checkpoint)
         return from_run(run, choices)

@@ -1,5 +1,6 @@
 """The networks and images of an evaluation, from work directories or weights files."""
 
+import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -68,8 +69,25 @@ class Images:
     split: str | None = None
 
 
+def from_arguments(arguments: argparse.Namespace) -> Subject:
+    """Opens what the arguments of `evaluate` name.
+
+    Raises:
+      UsageError, ConfigError, DataError, ModelError, WeightsError: as below.
+    """
+    images = Images(arguments.dataset, arguments.data_dir, arguments.split)
+    sources = arguments.workdir or arguments.weights
+    choices = [
+        Choices.of(arguments, name)
+        for name in _one_each("--preprocess", arguments.preprocess, len(sources))
+    ]
+    if arguments.workdir:
+        return from_workdirs(sources, arguments.checkpoint, images, choices)
+    return from_weights(sources, arguments.model, images, arguments.train_split, choices)
+
+
 def from_workdirs(
-    workdirs: Sequence[str], checkpoint: str, images: Images, choices: Choices
+    workdirs: Sequence[str], checkpoint: str, images: Images, choices: Sequence[Choices]
 ) -> Subject:
     """Opens runs and the images that the first one was evaluated on.
 
@@ -77,7 +95,7 @@ def from_workdirs(
       workdirs: work directories of one or more runs.
       checkpoint: `"best"`, `"latest"` or a number of steps.
       images: images to evaluate on instead.
-      choices: the preprocessing to use instead.
+      choices: the preprocessing to use instead, of each run.
 
     Raises:
       UsageError: the runs do not fit together.
@@ -93,7 +111,7 @@ def from_workdirs(
             )
     if images.dataset is None:
         refuse_handed_in(first, "eval_source", "give --dataset")
-    trained = [_networks.from_run(run, choices) for run in runs]
+    trained = [_networks.from_run(run, one) for run, one in zip(runs, choices, strict=True)]
     source = data.open_source(
         images.dataset or first.config.dataset,
         images.split or first.config.eval_split,
@@ -107,20 +125,18 @@ def from_workdirs(
 def from_weights(
     paths: Sequence[str],
     models: Sequence[str],
-    preprocesses: Sequence[str],
     images: Images,
     train_split: str,
-    choices: Choices,
+    choices: Sequence[Choices],
 ) -> Subject:
     """Opens weights files and a data set.
 
     Args:
       paths: files, folders or repositories that `--weights` accepts.
       models: one name per file, one for all, or none if the files state it.
-      preprocesses: one name per file, one for all, or none to follow from the file.
       images: images to evaluate on; the data set must be named.
       train_split: the split for mean images and recomputed statistics.
-      choices: further preprocessing to use instead of the files'.
+      choices: the preprocessing to use instead, of each file.
 
     Raises:
       UsageError: there is no data set, or the numbers of names and files differ.
@@ -138,15 +154,12 @@ def from_weights(
             path,
             name,
             (source.num_classes, usual_num_classes(name or "")),
-            dataclasses.replace(choices, preprocess=preprocess),
+            chosen,
             mean_image,
             whole=None not in source.image_shape,
         )
-        for path, name, preprocess in zip(
-            paths,
-            _one_each("--model", models, len(paths)),
-            _one_each("--preprocess", preprocesses, len(paths)),
-            strict=True,
+        for path, name, chosen in zip(
+            paths, _one_each("--model", models, len(paths)), choices, strict=True
         )
     ]
     training = [
@@ -255,7 +268,7 @@ def _one_each(option: str, values: Sequence[str], count: int) -> Sequence[str | 
         return [None] * count
     if len(values) not in (1, count):
         raise UsageError(
-            f"{option} is given {len(values)} times for {count} weights files; give it once, or "
-            "once per file"
+            f"{option} is given {len(values)} times for {count} networks; give it once, or once "
+            "per network"
         )
     return values if len(values) == count else [values[0]] * count

@@ -1,7 +1,6 @@
 """Evaluate one network or an ensemble, each image once, by the paper's protocols."""
 
 import argparse
-import dataclasses
 import functools
 import json
 import sys
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("--model belongs to --weights; omit it for a run")
 
     # Not at the top: help and usage errors appear at once.
-    from resnet_jax.commands import _networks, _subjects
+    from resnet_jax.commands import _subjects
     from resnet_jax.data import image_name, notices
     from resnet_jax.evaluation import ClassErrors, Predictions, evaluate_as, make_protocol
     from resnet_jax.runtime.console import outlive_console
@@ -57,22 +56,7 @@ def main(argv: list[str]) -> None:
     outlive_console()
     confusion = arguments.confusion and picture_file(arguments.confusion)
     predictions_file = arguments.predictions and scores_file(arguments.predictions)
-    images = _subjects.Images(arguments.dataset, arguments.data_dir, arguments.split)
-    preprocesses, arguments.preprocess = arguments.preprocess, None
-    choices = _networks.Choices.of(arguments)
-    if arguments.workdir:
-        if preprocesses:
-            choices = dataclasses.replace(choices, preprocess=preprocesses[0])
-        subject = _subjects.from_workdirs(arguments.workdir, arguments.checkpoint, images, choices)
-    else:
-        subject = _subjects.from_weights(
-            arguments.weights,
-            arguments.model,
-            preprocesses,
-            images,
-            arguments.train_split,
-            choices,
-        )
+    subject = _subjects.from_arguments(arguments)
     protocol = make_protocol(
         arguments.protocol, subject.transform, arguments.scales, subject.on_bad_image
     )

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     batch_size = -(-arguments.batch_size // mesh.size) * mesh.size
     runs = {}
     for workdir, name in zip(arguments.workdir, run_names(arguments.workdir), strict=True):
-        subject = _subjects.from_workdirs([workdir], arguments.checkpoint, images, Choices())
+        subject = _subjects.from_workdirs([workdir], arguments.checkpoint, images, [Choices()])
         batches = data.eval_batches(
             subject.source,
             subject.transform,
