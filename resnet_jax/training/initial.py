@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import PRNGKeyArray
 
 from resnet_jax import data
 from resnet_jax.data.sources.class_names import imagenet_if_known, match_classes
@@ -19,14 +18,66 @@ from resnet_jax.interop import files, hub, layout, read_preprocessing, read_weig
 from resnet_jax.interop.reading import is_repository
 from resnet_jax.models import ResNet, input_channels
 from resnet_jax.runtime.files import local_path
-from resnet_jax.training.checkpoint import find_steps
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.restore import open_run
 from resnet_jax.training.workdir import read_kept_preprocessing
 
 
+class InitialWeights(NamedTuple):
+    """Weights to start from, opened once.
+
+    Attributes:
+      name: where they are, for messages.
+      read: returns the variables that a model (and, with `skip_head`, a new classifier) gets.
+      class_names: the classes of the first outputs; empty if unknown.
+      num_outputs: number of outputs; zero if unknown.
+      preprocessing: how their images are prepared; None if unknown.
+    """
+
+    name: str
+    read: Callable[..., dict[str, Any]]
+    class_names: tuple[str, ...]
+    num_outputs: int
+    preprocessing: data.Preprocessing | None
+
+
+def open_initial(init_from: str, seed: int) -> InitialWeights:
+    """Opens a weights file, a repository, shipped weights or another run's latest checkpoint.
+
+    Args:
+      init_from: weights (see `read_weights`), or a work directory.
+      seed: the run's seed, for a new classifier.
+
+    Raises:
+      ConfigError: the file is missing, or the work directory has no checkpoint.
+      WeightsError: the weights cannot be read.
+    """
+    key = jax.random.key(seed)
+    folder = local_path(init_from)
+    if folder.is_dir() and not any((folder / name).exists() for name in hub.WEIGHTS):
+        run = open_run(folder)
+        entries = layout.flatten(run.network.variables)
+
+        def fit(model: ResNet, skip_head: bool = False) -> dict[str, Any]:
+            fitted = layout.fit(model, layout.OURS, entries, folder.name, skip_head=skip_head)
+            variables = layout.to_variables(fitted)
+            return layout.with_new_head(model, variables, key) if skip_head else variables
+
+        outputs = run.network.num_classes
+        return InitialWeights(init_from, fit, run.class_names, outputs, run.preprocessing)
+    if not is_repository(init_from):
+        try:
+            files.existing_file(init_from)
+        except WeightsError as error:
+            raise ConfigError(f"config.init_from: {error}") from error
+    own = read_preprocessing(init_from)
+    names = own.class_names if own else ()
+    read = partial(read_weights, path=init_from, key=key)
+    return InitialWeights(init_from, read, names, len(names), own)
+
+
 def like_the_weights(
-    experiment: Experiment, workdir: Path
+    experiment: Experiment, workdir: Path, weights: InitialWeights | None
 ) -> tuple[Experiment, data.Preprocessing | None]:
     """Returns the experiment with the preprocessing of its initial weights, and that.
 
@@ -37,21 +88,23 @@ def like_the_weights(
     Args:
       experiment: the run's parts.
       workdir: the run's work directory, which need not exist.
+      weights: the initial weights; None for a run that resumes.
 
     Returns:
       The experiment, and the preprocessing; None with another `config.preprocess`.
 
     Raises:
-      ConfigError, WeightsError: there are no such weights.
+      ConfigError: the run that resumes has lost its preprocessing.
     """
     config = experiment.config
     if config.preprocess != "weights":
         return experiment, None
-    own = None
-    if find_steps(workdir / "checkpoints"):
+    if weights is None:
         own = read_kept_preprocessing(workdir, experiment.image_shape)
-    if own is None:
-        own = _of_weights(str(config.init_from), experiment.image_shape)
+        if own is None:
+            raise ConfigError(f"{workdir} has lost preprocessing.json; restore it, or start anew")
+    else:
+        own = _of_weights(weights, experiment.image_shape)
         if config.image_size is not None:
             own = dataclasses.replace(own, image_size=(config.image_size, config.image_size))
     parts: dict[str, Any] = {"normalization": own.normalization()}
@@ -61,71 +114,55 @@ def like_the_weights(
     return dataclasses.replace(experiment, **kept), own
 
 
-def _of_weights(init_from: str, image_shape: tuple[int, int, int]) -> data.Preprocessing:
+def _of_weights(weights: InitialWeights, image_shape: tuple[int, int, int]) -> data.Preprocessing:
     """Returns the preprocessing of initial weights for images of a shape.
 
     Weights that do not say it have torchvision's normalisation.
     """
-    source = _run_in(init_from)
-    own = read_preprocessing(init_from) if source is None else open_run(source).preprocessing
-    if own is None:
-        own = data.Preprocessing(
-            image_size=image_shape[:2],
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_DEVIATION,
-            source=f"torchvision, as {init_from} does not say it",
-        )
+    own = weights.preprocessing or data.Preprocessing(
+        image_size=image_shape[:2],
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_DEVIATION,
+        source=f"torchvision, as {weights.name} does not say it",
+    )
     if isinstance(own.mean, np.ndarray) and own.mean.shape != image_shape:
         own = dataclasses.replace(own, mean=tuple(own.mean.mean(axis=(0, 1)).tolist()))
     return own
 
 
-def _run_in(init_from: str) -> Path | None:
-    """Returns the work directory that a source of weights is, or None."""
-    source = local_path(init_from)
-    is_run = source.is_dir() and not any((source / name).exists() for name in hub.WEIGHTS)
-    return source if is_run else None
-
-
 def load_initial(
-    init_from: str | None,
+    weights: InitialWeights,
     model: nn.Module,
     channels: int,
     *,
     skip_head: bool,
-    seed: int,
     class_names: Sequence[str] = (),
-) -> dict[str, Any] | None:
-    """Returns the initial `{"params", "batch_stats"}` from weights or another run, or None.
+) -> dict[str, Any]:
+    """Returns the initial `{"params", "batch_stats"}`.
 
     A kept classifier gets the outputs of the data set's classes, matched by name if the weights
     name their classes: they may have more of them, or another order.
 
     Args:
-      init_from: weights (see `read_weights`), or a work directory, whose latest checkpoint is used;
-        None for none.
-      model: the network that the weights must fit.
+      weights: the opened weights.
+      model: the network that they must fit.
       channels: channels of the network's input.
-      skip_head: whether to initialise a new classifier from the seed.
-      seed: the run's seed.
+      skip_head: whether to initialise a new classifier.
       class_names: the data set's classes.
 
     Raises:
-      ConfigError: the model is not a `ResNet`, the file is missing, the work directory has no
-        checkpoint, the weights are for images with other channels, or do not know a class.
+      ConfigError: the model is not a `ResNet`, or the weights are for images with other channels,
+        or do not know a class.
       WeightsError: the weights do not fit the model.
     """
-    if init_from is None:
-        return None
     if not isinstance(model, ResNet):
         raise ConfigError("config.init_from needs a ResNet; load other weights in your own model")
-    read, known = _initial_weights(init_from, jax.random.key(seed))
     if skip_head:
-        variables = read(model, skip_head=True)
-    elif known:
-        variables = _with_classes(read, model, known, class_names, init_from)
+        variables = weights.read(model, skip_head=True)
+    elif weights.class_names:
+        variables = _with_classes(weights, model, class_names)
     else:
-        variables = _with_imagenets_classes(read, model, class_names, init_from)
+        variables = _with_imagenets_classes(weights, model, class_names)
     expected = input_channels(model, variables)
     if channels != expected:
         raise ConfigError(
@@ -135,41 +172,16 @@ def load_initial(
     return variables
 
 
-def _initial_weights(
-    init_from: str, key: PRNGKeyArray
-) -> tuple[Callable[..., dict[str, Any]], tuple[str, ...]]:
-    """Returns a function of (model, skip_head) that reads weights, and the classes they name."""
-    if not is_repository(init_from):
-        try:
-            files.existing_file(init_from)
-        except WeightsError as error:
-            raise ConfigError(f"config.init_from: {error}") from error
-    if source := _run_in(init_from):
-        run = open_run(source)
-        entries = layout.flatten(run.network.variables)
-
-        def fit(model: ResNet, skip_head: bool = False) -> dict[str, Any]:
-            fitted = layout.fit(model, layout.OURS, entries, source.name, skip_head=skip_head)
-            variables = layout.to_variables(fitted)
-            return layout.with_new_head(model, variables, key) if skip_head else variables
-
-        return fit, run.class_names
-    own = read_preprocessing(init_from)
-    return partial(read_weights, path=init_from, key=key), own.class_names if own else ()
-
-
 def _with_classes(
-    read: Callable[..., dict[str, Any]],
-    model: ResNet,
-    known: Sequence[str],
-    class_names: Sequence[str],
-    init_from: str,
+    weights: InitialWeights, model: ResNet, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Returns weights with the classifier's outputs in the order of the data set's classes."""
-    count = max(len(known), model.num_classes)
-    variables = read(model.clone(num_classes=count))
+    count = max(weights.num_outputs, model.num_classes)
+    variables = weights.read(model.clone(num_classes=count))
     try:
-        outputs = match_classes(class_names, known, count, "the data set", init_from)
+        outputs = match_classes(
+            class_names, weights.class_names, count, "the data set", weights.name
+        )
     except DataError as error:
         raise ConfigError(f"{error}, or set config.skip_head=True for a new classifier") from error
     others = [output for output in range(count) if output not in set(outputs)]
@@ -179,16 +191,14 @@ def _with_classes(
 
 
 def _with_imagenets_classes(
-    read: Callable[..., dict[str, Any]],
-    model: ResNet,
-    class_names: Sequence[str],
-    init_from: str,
+    weights: InitialWeights, model: ResNet, class_names: Sequence[str]
 ) -> dict[str, Any]:
     """Returns weights that do not name their classes; a thousand are ImageNet's if the data is."""
     known = imagenet_if_known(class_names) if class_names else ()
     if known and model.num_classes <= len(known):
+        named = weights._replace(class_names=known, num_outputs=len(known))
         try:
-            return _with_classes(read, model, known, class_names, init_from)
+            return _with_classes(named, model, class_names)
         except WeightsError:  # The classifier has another number of outputs.
             pass
-    return read(model)
+    return weights.read(model)

@@ -18,7 +18,7 @@ from resnet_jax.training.config import TrainConfig
 from resnet_jax.training.config_file import to_json
 from resnet_jax.training.experiment import Experiment, check, open_experiment
 from resnet_jax.training.identity import is_path
-from resnet_jax.training.initial import like_the_weights, load_initial
+from resnet_jax.training.initial import like_the_weights, load_initial, open_initial
 
 _OWN = ("data_dir", "loader_threads", "loader_workers", "compilation_cache")
 """Keys that each host may set for itself."""
@@ -57,18 +57,20 @@ def prepare(
 
     def alone() -> Prepared:
         opened = experiment if isinstance(experiment, Experiment) else open_experiment(experiment)
-        opened, preprocessing = like_the_weights(opened, workdir)
         config = opened.config
+        weights = None
+        if config.init_from is not None and not find_steps(workdir / "checkpoints"):
+            weights = open_initial(config.init_from, config.seed)
+        opened, preprocessing = like_the_weights(opened, workdir, weights)
         enable_compilation_cache(config.compilation_cache)
         check(opened, mesh)
         initial = None
-        if not find_steps(workdir / "checkpoints"):
+        if weights is not None:
             initial = load_initial(
-                config.init_from,
+                weights,
                 opened.model,
                 opened.image_shape[2],
                 skip_head=config.skip_head,
-                seed=config.seed,
                 class_names=opened.train_source.class_names,
             )
         sources = opened.sources.items()

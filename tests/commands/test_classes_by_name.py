@@ -15,7 +15,8 @@ import resnet_jax
 from resnet_jax import data
 from resnet_jax.commands import evaluate, predict, prepare
 from resnet_jax.errors import ConfigError, DataError, UsageError
-from resnet_jax.training.initial import load_initial
+from resnet_jax.training.initial import load_initial, open_initial
+from resnet_jax.training.restore import open_run
 from tests.quick import init
 from tests.training.runs import make_run
 
@@ -190,6 +191,12 @@ def test_predictions_have_the_names_of_the_weights(weights, folder, capsys):
         assert one["name"] == NAMES[one["label"]]
 
 
+def started(weights, model, class_names, skip_head=False):
+    """What a run on a data set of these classes starts from."""
+    opened = open_initial(str(weights), 0)
+    return load_initial(opened, model, 1, skip_head=skip_head, class_names=class_names)
+
+
 def of_head(variables):
     head = variables["params"]["head"]
     return np.asarray(head["kernel"]), np.asarray(head["bias"])
@@ -208,7 +215,7 @@ def test_a_kept_head_has_the_outputs_of_the_classes(weights, count, names, outpu
     """A subset of the classes selects their rows of the classifier, in the data set's order."""
     path, _, variables = weights[count]
     model = resnet_jax.create_model("resnet8_cifar", len(names))
-    found = load_initial(path, model, 1, skip_head=False, seed=0, class_names=names)
+    found = started(path, model, names)
     for new, old in zip(of_head(found), of_head(variables), strict=True):
         np.testing.assert_array_equal(new, old[..., list(outputs)])
     trunk = found["params"]["stem"]
@@ -218,22 +225,30 @@ def test_a_kept_head_has_the_outputs_of_the_classes(weights, count, names, outpu
 def test_a_head_of_all_classes_keeps_the_rest(weights):
     """The data set's classes come first, as its labels do."""
     path, model, variables = weights[4]
-    found = load_initial(path, model, 1, skip_head=False, seed=0, class_names=("dog", "bee"))
+    found = started(path, model, ("dog", "bee"))
     for new, old in zip(of_head(found), of_head(variables), strict=True):
         np.testing.assert_array_equal(new, old[..., [3, 1, 0, 2]])
 
 
 def test_a_kept_head_of_a_run(run, folder):
     model = resnet_jax.create_model("resnet8_cifar", 2)
-    found = load_initial(run, model, 1, skip_head=False, seed=0, class_names=("dog", "bee"))
-    from resnet_jax.training.restore import open_run
-
+    found = started(run, model, ("dog", "bee"))
     for new, old in zip(of_head(found), of_head(open_run(run).network.variables), strict=True):
+        np.testing.assert_array_equal(new, old[..., [3, 1]])
+
+
+def test_a_kept_head_of_a_run_with_more_outputs_than_classes(resnet8, folder, tmp_path):
+    options = {"dataset": str(folder), "train_split": "train", "eval_split": "val"}
+    workdir = tmp_path / "wide"
+    make_run(workdir, [(1, 0.5)], model="resnet8_cifar", channels=1, num_classes=6, **options)
+    found = started(workdir, resnet_jax.create_model("resnet8_cifar", 2), ("dog", "bee"))
+    for new, old in zip(of_head(found), of_head(open_run(workdir).network.variables), strict=True):
+        assert old.shape[-1] == 6
         np.testing.assert_array_equal(new, old[..., [3, 1]])
 
 
 def test_a_kept_head_that_lacks_a_class(weights):
     model = resnet_jax.create_model("resnet8_cifar", 2)
     with pytest.raises(ConfigError, match="'cow'.*set config.skip_head=True"):
-        load_initial(weights[4][0], model, 1, skip_head=False, seed=0, class_names=("cow", "dog"))
-    load_initial(weights[4][0], model, 1, skip_head=True, seed=0, class_names=("cow", "dog"))
+        started(weights[4][0], model, ("cow", "dog"))
+    started(weights[4][0], model, ("cow", "dog"), skip_head=True)

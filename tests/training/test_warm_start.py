@@ -15,7 +15,8 @@ from resnet_jax import data
 from resnet_jax.errors import ConfigError
 from resnet_jax.runtime.devices import data_mesh
 from resnet_jax.training import TrainConfig, default_config, open_experiment, resolve
-from resnet_jax.training.initial import like_the_weights, load_initial
+from resnet_jax.training import initial as initial_weights
+from resnet_jax.training.initial import like_the_weights, load_initial, open_initial
 from resnet_jax.training.loop import train
 from resnet_jax.training.records import read_metrics
 from resnet_jax.training.restore import open_run
@@ -36,9 +37,8 @@ CONFIG = TrainConfig(
 
 
 def initial(config, model, channels):
-    return load_initial(
-        config.init_from, model, channels, skip_head=config.skip_head, seed=config.seed
-    )
+    weights = open_initial(config.init_from, config.seed)
+    return load_initial(weights, model, channels, skip_head=config.skip_head)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,8 @@ def test_a_run_prepares_images_as_its_weights_want_them(coloured, tmp_path, caps
 def test_weights_that_do_not_say_it_have_torchvisions(coloured, tmp_path, changes):
     path = str(coloured / "silent.safetensors")
     config = dataclasses.replace(TUNING, init_from=path, **changes)
-    experiment, own = like_the_weights(open_experiment(config), tmp_path / "new")
+    weights = open_initial(path, 0)
+    experiment, own = like_the_weights(open_experiment(config), tmp_path / "new", weights)
     expected = data.make_normalization("torchvision", 3)
     jax.tree.map(np.testing.assert_array_equal, experiment.normalization, expected)
     assert "silent.safetensors does not say it" in own.describe()
@@ -174,10 +175,29 @@ def test_weights_that_do_not_say_it_have_torchvisions(coloured, tmp_path, change
         np.testing.assert_array_equal(experiment.eval_transform(pixels), crop(pixels))
 
 
+def test_another_run_is_opened_once(coloured, tmp_path, monkeypatch):
+    """For its weights, its classes and its preprocessing."""
+    opened = []
+
+    def open_once(*arguments):
+        opened.append(arguments)
+        return open_run(*arguments)
+
+    own = str(coloured / "own.safetensors")
+    config = dataclasses.replace(TUNING, init_from=own, num_steps=1)
+    mesh = data_mesh(jax.devices()[:1])
+    train(config, tmp_path / "first", mesh)
+    monkeypatch.setattr(initial_weights, "open_run", open_once)
+    train(dataclasses.replace(config, init_from=str(tmp_path / "first")), tmp_path / "second", mesh)
+    assert len(opened) == 1
+    assert open_run(tmp_path / "second").preprocessing.interpolation == "bicubic"
+
+
 def test_a_normalization_handed_in_stays(coloured, tmp_path):
     config = dataclasses.replace(TUNING, init_from=str(coloured / "own.safetensors"))
     plain = data.make_normalization("none", 3)
-    experiment, _ = like_the_weights(open_experiment(config, normalization=plain), tmp_path)
+    opened = open_experiment(config, normalization=plain)
+    experiment, _ = like_the_weights(opened, tmp_path, open_initial(config.init_from, 0))
     assert experiment.normalization is plain
 
 
