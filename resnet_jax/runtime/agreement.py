@@ -42,24 +42,22 @@ def on_all_hosts(
         return prepare()
     _check_devices()
     own: dict[str, Any] = {"host": socket.gethostname()[:64], "error": "", "facts": {}}
-    failure = made = None
     try:
         made = prepare()
         own["facts"] = dict(facts(made))
     except Exception as error:
-        failure = error
         own |= {"error": one_line(str(error) or type(error).__name__, 200)}
         own |= {"bad_input": isinstance(error, InputError)}
+        gather(own)  # The other hosts wait for it.
+        raise
     every = gather(own)
-    if failure is not None:
-        raise failure
     for index, other in enumerate(every):
         if other["error"]:
             kind = ConfigError if other["bad_input"] else HostDied
             raise kind(f"process {index} on {other['host']}: {other['error']}")
     if difference := _difference(every):
         raise ConfigError(difference)
-    return made  # type: ignore[return-value]  # It is there: nothing has failed.
+    return made
 
 
 def _check_devices() -> None:

@@ -74,7 +74,8 @@ def write_dataset(
     total, done = sum(map(len, splits)), 0
     for split in splits:
         lengths = _shard_lengths(len(split), sum(sizes[split.name]))
-        order = sorted(range(len(split)), key=lambda i: shuffle_hash(split.name, split.keys[i]))  # noqa: B023
+        hashes = [shuffle_hash(split.name, key) for key in split.keys]
+        order = sorted(range(len(split)), key=hashes.__getitem__)
         start = 0
         for shard, length in enumerate(lengths):
             name = f"{info.name}-{split.name}.array_record-{shard:05d}-of-{len(lengths):05d}"
