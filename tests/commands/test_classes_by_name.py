@@ -1,5 +1,6 @@
 """Labels follow the classes' names: whichever of them a data set has, and in whatever order."""
 
+import dataclasses
 import json
 import shutil
 import unicodedata
@@ -15,10 +16,12 @@ import resnet_jax
 from resnet_jax import data
 from resnet_jax.commands import evaluate, predict, prepare
 from resnet_jax.errors import ConfigError, DataError, UsageError
+from resnet_jax.runtime.devices import data_mesh
+from resnet_jax.training import train
 from resnet_jax.training.initial import load_initial, open_initial
 from resnet_jax.training.restore import open_run
 from tests.quick import init
-from tests.training.runs import make_run
+from tests.training.runs import CONFIG, make_run
 
 NAMES = ("ape", "bee", "café", "dog")
 IMAGENET = ("n01440764", "n01443537", "n02124075", "n03888257")
@@ -245,6 +248,31 @@ def test_a_kept_head_of_a_run_with_more_outputs_than_classes(resnet8, folder, tm
     for new, old in zip(of_head(found), of_head(open_run(workdir).network.variables), strict=True):
         assert old.shape[-1] == 6
         np.testing.assert_array_equal(new, old[..., [3, 1]])
+
+
+def test_a_run_starts_from_the_outputs_of_its_classes(resnet8, weights, folder, tmp_path):
+    """Through the trainer, whose one step changes nothing."""
+    field = copied(folder, tmp_path / "field", {"dog": "dog", "bee": "bee"})
+    (field / "val").rename(field / "train")
+    path, _, variables = weights[4]
+    config = dataclasses.replace(
+        CONFIG,
+        model="resnet8_cifar",
+        dataset=str(field),
+        train_split="train",
+        eval_split="train[:50%]",
+        channels=1,
+        augmentation="none",
+        preprocess="none",
+        init_from=path,
+        num_steps=1,
+        learning_rate=1e-30,
+        weight_decay=0.0,
+    )
+    train(config, tmp_path / "run", data_mesh(jax.devices()[:1]))
+    found = open_run(tmp_path / "run").network.variables
+    for new, old in zip(of_head(found), of_head(variables), strict=True):
+        np.testing.assert_allclose(new, old[..., [1, 3]], rtol=1e-6, atol=1e-20)
 
 
 def test_a_kept_head_that_lacks_a_class(weights):
