@@ -14,27 +14,10 @@ from resnet_jax.commands.summary import usual_num_classes
 from resnet_jax.data.sources.class_names import match_classes
 from resnet_jax.data.sources.relabelled import relabelled
 from resnet_jax.errors import UnknownSplitError, UsageError
-from resnet_jax.evaluation import Network, training_images
+from resnet_jax.evaluation import training_images
 from resnet_jax.training.restore import TrainedRun, open_run
 
 _EVALUATION_SPLITS = ("validation", "test", "val")
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A network, alone or in an ensemble.
-
-    Attributes:
-      name: the network's origin.
-      description: a line about the images that it takes.
-      network: the network.
-      training_images: returns a number of its training images.
-    """
-
-    name: str
-    description: str
-    network: Network
-    training_images: Callable[[int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +25,15 @@ class Subject:
     """Networks, and the images to evaluate them on.
 
     Attributes:
-      members: one network, or an ensemble.
+      networks: one network, or an ensemble.
+      training_images: for each network a function that returns a number of its training images.
       source: the split; its labels are the networks' outputs.
       transform: the images' transform.
       on_bad_image: `"error"` or `"skip"`, for images that cannot be decoded.
     """
 
-    members: Sequence[Member]
+    networks: Sequence[Trained]
+    training_images: Sequence[Callable[[int], np.ndarray]]
     source: data.Source
     transform: data.Transform
     on_bad_image: str = "error"
@@ -206,12 +191,8 @@ def _subject(
     names = [*output_names(trained[0])]
     for output, name in zip(outputs[0], source.class_names, strict=True):
         names[output] = name
-    members = [
-        Member(one.name, one.describe(), one.network, images)
-        for one, images in zip(trained, training, strict=True)
-    ]
     source = relabelled(source, outputs[0], names)
-    return Subject(members, source, transforms[0], on_bad_image)
+    return Subject(trained, training, source, transforms[0], on_bad_image)
 
 
 def _transform(trained: Trained, source: data.Source) -> data.Transform:

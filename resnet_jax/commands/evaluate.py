@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     mesh = data_mesh()
 
     source = subject.source
-    lines = [*(member.description for member in subject.members), *notices(source)]
+    lines = [*(one.describe() for one in subject.networks), *notices(source)]
     observers: list[Any] = [_Progress(len(source), lines)]
     classes = ClassErrors(source.class_names)
     if arguments.per_class or confusion:
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     if predictions_file:
         predictions = Predictions(len(source), predictions_file.suffix)
         observers.append(predictions)
-    networks = [member.network for member in subject.members]
+    networks = [one.network for one in subject.networks]
     if arguments.recompute_batch_norm:
         networks = _recompute(subject, arguments.recompute_batch_norm, batch_size)
 
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
         "protocol": protocol.name,
         "dataset": source.name,
         "split": source.split,
-        "networks": [member.name for member in subject.members],
+        "networks": [one.name for one in subject.networks],
     }
     print(json.dumps(result), flush=True)  # Before files, which may fail.
     if predictions_file:
@@ -102,10 +102,10 @@ def _recompute(subject: "Subject", num_images: int, batch_size: int) -> list[Any
     from resnet_jax.runtime.devices import data_mesh
 
     networks = []
-    for member in subject.members:
-        images = member.training_images(num_images)
+    for one, images_of in zip(subject.networks, subject.training_images, strict=True):
+        images = images_of(num_images)
         networks.append(
-            recompute_batch_statistics(member.network, images, data_mesh(), batch_size=batch_size)
+            recompute_batch_statistics(one.network, images, data_mesh(), batch_size=batch_size)
         )
     return networks
 

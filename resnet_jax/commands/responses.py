@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
             batch_size=batch_size,
             on_bad_image=subject.on_bad_image,
         )
-        runs[name] = layer_responses(subject.members[0].network, batches, mesh)
+        runs[name] = layer_responses(subject.networks[0].network, batches, mesh)
     print(format_responses(runs))
     if output:
         with drawing(output):
