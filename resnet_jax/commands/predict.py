@@ -104,7 +104,7 @@ class _Photographs:
         if self._used:
             yield preprocessing
         if self._turned and not self._exif:
-            yield f"{_some(self._turned)} stored turned (EXIF orientation); --exif turns it upright"
+            yield f"{_some(self._turned)} rotated (EXIF orientation); --exif turns it upright"
         if self._deep:
             yield (
                 f"{_some(self._deep)} scaled to 8 bits; training and evaluate clip such pixels at "

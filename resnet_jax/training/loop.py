@@ -103,7 +103,7 @@ def train(
         notices += data.notices(*experiment.sources.values())
         if preprocessing is not None:
             keep_preprocessing(workdir, preprocessing)
-            notices.append(f"images are prepared as the weights': {preprocessing.describe()}")
+            notices.append(f"preprocessing of the weights: {preprocessing.describe()}")
         notices += keep_dataset(
             workdir, experiment.sources, fingerprints, on_changed_data=config.on_changed_data
         )

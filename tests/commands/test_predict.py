@@ -223,7 +223,7 @@ def test_a_turned_photograph_is_said_and_turned(called, tmp_path, run):
     _, _, err = called(tmp_path / "upright.png", tmp_path / "turned.png")
     assert err[0].endswith(f"from the run in {run[0]}")
     assert err[1:] == [
-        f"resnet_jax: {tmp_path / 'turned.png'} is stored turned (EXIF orientation); --exif turns "
+        f"resnet_jax: {tmp_path / 'turned.png'} is rotated (EXIF orientation); --exif turns "
         "it upright"
     ]
     _, _, err = called("--exif", tmp_path / "turned.png")

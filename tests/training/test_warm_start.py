@@ -137,7 +137,9 @@ def test_a_run_prepares_images_as_its_weights_want_them(coloured, tmp_path, caps
     mesh = data_mesh(jax.devices()[:1])
     train(config, tmp_path / "run", mesh)
     wanted = dataclasses.replace(OWN, image_size=(24, 24))
-    assert f"as the weights': {wanted.describe()}" in " ".join(capsys.readouterr().out.split())
+    assert f"preprocessing of the weights: {wanted.describe()}" in " ".join(
+        capsys.readouterr().out.split()
+    )
     weights.unlink()
     train(dataclasses.replace(config, num_steps=2), tmp_path / "run", mesh)
 
