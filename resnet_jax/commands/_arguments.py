@@ -100,6 +100,20 @@ def add_preprocessing(parser: argparse.ArgumentParser, **preprocess: Any) -> Non
         add(f"--{name}", type=float, nargs="+", metavar="X", help=f"{what} per channel on [0, 1]")
 
 
+def check_network(arguments: argparse.Namespace) -> None:
+    """Checks the options of `add_network`, before anything is imported.
+
+    Raises:
+      UsageError: not exactly one network is given, or an option does not belong to it.
+    """
+    if bool(arguments.workdir) == bool(arguments.weights):
+        raise UsageError("give either --workdir or --weights")
+    if arguments.workdir and (arguments.model or arguments.num_classes):
+        raise UsageError("--model and --num_classes belong to --weights; omit them for a run")
+    if arguments.num_classes and not arguments.model:
+        raise UsageError("--num_classes needs --model; omit it, or give both")
+
+
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `_networks.open_one`: a run or weights, and the preprocessing."""
     add = parser.add_argument_group("network").add_argument

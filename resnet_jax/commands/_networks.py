@@ -128,15 +128,9 @@ def open_one(arguments: argparse.Namespace) -> Trained:
     """Returns the network of `--workdir` or `--weights`, the options of `add_network`.
 
     Raises:
-      UsageError: not exactly one of them is given, or another option does not belong to it.
-      ConfigError, DataError, ModelError, WeightsError: an input is missing or does not fit.
+      ConfigError, DataError, ModelError, UsageError, WeightsError: an input is missing or does not
+        fit.
     """
-    if bool(arguments.workdir) == bool(arguments.weights):
-        raise UsageError("give either --workdir or --weights")
-    if arguments.workdir and (arguments.model or arguments.num_classes):
-        raise UsageError("--model and --num_classes belong to --weights; omit them for a run")
-    if arguments.num_classes and not arguments.model:
-        raise UsageError("--num_classes needs --model; omit it, or give both")
     choices = Choices.of(arguments, arguments.preprocess)
     if arguments.workdir:
         run = open_run(arguments.workdir, arguments.checkpoint)

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 from resnet_jax.commands import _cli
-from resnet_jax.commands._arguments import add_network, output_file
+from resnet_jax.commands._arguments import add_network, check_network, output_file
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.files import write_atomically
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
     add_network(parser)
     arguments = parser.parse_args(argv)
+    check_network(arguments)
     output = output_file(arguments.output)
 
     # Not at the top: help and usage errors appear at once.

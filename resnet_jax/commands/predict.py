@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import _cli
-from resnet_jax.commands._arguments import add_network
+from resnet_jax.commands._arguments import add_network, check_network
 from resnet_jax.errors import UsageError
 from resnet_jax.runtime.files import local_path
 
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         missing, or the arguments do not fit together.
     """
     arguments = _parser().parse_args(argv)
+    check_network(arguments)
 
     # Not at the top: help and usage errors appear at once.
     from resnet_jax.commands._networks import open_one, output_names
